@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "backends/backend.h"
+#include "core/result.h"
+#include "model/model.h"
+
+namespace plumb::cli {
+
+// What the shell sees. Nothing else in the program exits.
+enum ExitCode { kPass = 0, kFail = 1, kUnmeasured = 2, kCouldNotRun = 3 };
+
+// The options that mean the same in every command.
+struct InputOptions {
+  std::string prompt, prompt_file, tokens;
+  size_t decode = 0;
+  void add_to(CLI::App& app, size_t default_decode);
+  bool given() const { return has_prompt || has_file || has_tokens; }
+  bool has_prompt = false, has_file = false, has_tokens = false;
+};
+struct MachineOptions {
+  std::string backend = "cpu", level = "best";
+  size_t threads = 0;  // 0: all processors
+  void add_to(CLI::App& app);
+  Result<std::unique_ptr<Backend>> make_backend() const;
+  size_t thread_count() const;
+};
+
+// The tokens of a prompt: ids as given, or text in the words of the model's tokenizer (BOS as the model asks,
+// special tokens in the text become their ids).
+Result<std::vector<Token>> read_tokens(const InputOptions& input, const Model& model);
+// The text as given by -p or --prompt-file.
+Result<std::string> read_prompt_text(const InputOptions& input);
+
+// Writes text to a file, whole or not at all.
+Result<void> write_file(const std::string& path, const std::string& text);
+
+// Whether the path names a trace (or another safetensors file) and not a model.
+bool looks_like_trace(const std::string& path);
+
+// A line on stderr that is drawn again and again; silent unless stderr is a terminal.
+void show_progress(const std::string& what, size_t done, size_t all);
+void end_progress();
+
+int report_error(const Error& error);
+
+// Each command adds itself to the program; its result is the exit code.
+using Command = std::function<int()>;
+void add_run(CLI::App& program, Command& chosen);
+void add_trace(CLI::App& program, Command& chosen);
+void add_compare(CLI::App& program, Command& chosen);
+void add_audit(CLI::App& program, Command& chosen);
+
+}  // namespace plumb::cli

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "backends/cpu/cpu_backend.h"
+#include "cli/sides.h"
+#include "faults/catalogue.h"
+
+namespace plumb::cli {
+namespace {
+
+struct CompareOptions {
+  std::string baseline, candidate;
+  std::vector<std::string> models, inject;
+  InputOptions input;
+  MachineOptions machine;
+  std::string candidate_backend, candidate_level;
+  StepChoice steps;
+  ReportOptions report;
+};
+
+// A side before it is a trace.
+struct Source {
+  std::string role, path;
+  bool is_trace = false;
+  std::optional<Trace> trace;
+  std::shared_ptr<const Model> model;
+  Plan plan;         // of the file
+  Plan executed;     // with injected faults
+  std::string injected;
+  std::unique_ptr<Backend> backend;
+};
+
+Result<std::shared_ptr<const Model>> load_shared(const std::string& path) {
+  TRY_ASSIGN(auto model, load_model(path));
+  return std::make_shared<const Model>(std::move(model));
+}
+
+Result<Source> open_source(const CompareOptions& options, bool second) {
+  Source source;
+  source.role = second ? "candidate" : "baseline";
+  source.path = second ? options.candidate : options.baseline;
+  source.is_trace = looks_like_trace(source.path);
+  if (source.is_trace) {
+    TRY_ASSIGN(source.trace, open_trace(source.path));
+    if (options.models.empty()) return source;
+    TRY_ASSIGN(source.model, load_shared(second ? options.models.back() : options.models.front()));
+  } else {
+    TRY_ASSIGN(source.model, load_shared(source.path));
+    MachineOptions machine = options.machine;
+    if (second && !options.candidate_backend.empty()) machine.backend = options.candidate_backend;
+    if (second && !options.candidate_level.empty()) machine.level = options.candidate_level;
+    TRY_ASSIGN(source.backend, machine.make_backend());
+  }
+  source.plan = make_plan(*source.model);
+  source.executed = source.plan;
+  if (!second) return source;
+  for (const auto& text : options.inject) {
+    if (source.is_trace) return fail(ErrorCode::Usage, "--inject needs a model as candidate: a trace was run already");
+    TRY(inject(text, *source.model, source.executed));
+    source.injected += (source.injected.empty() ? "" : "; ") + text;
+  }
+  return source;
+}
+
+struct Fed {
+  std::vector<Token> tokens;
+  size_t prompt = 0;
+};
+
+// The tokens that both sides are fed: those of a trace, or the prompt and what the baseline decodes from it.
+Result<Fed> choose_tokens(const CompareOptions& options, Source& a, Source& b, Threads& threads) {
+  for (const auto* source : {&a, &b})
+    if (source->is_trace) {
+      if (options.input.given()) return fail(ErrorCode::Usage, "a trace brings its own tokens: leave out -p, --prompt-file and --tokens");
+      return Fed{source->trace->tokens, source->trace->prompt};
+    }
+  TRY_ASSIGN(const auto prompt, read_tokens(options.input, *a.model));
+  if (!options.input.has_tokens && a.model->sha256 != b.model->sha256) {
+    TRY_ASSIGN(const auto other, read_tokens(options.input, *b.model));
+    if (other != prompt) {
+      size_t first = 0;
+      while (first < std::min(other.size(), prompt.size()) && other[first] == prompt[first]) ++first;
+      return fail(ErrorCode::NotComparable, fmt::format("not comparable: the two tokenizers cut the prompt differently, from token {} on ({} against {} tokens); compare on the same ids with --tokens",
+                                                        first, prompt.size(), other.size()));
+    }
+  }
+  const RunSetup setup{*a.model, a.executed, *a.backend, threads};
+  TRY_ASSIGN(auto run, run_greedily(setup, prompt, options.input.decode));
+  return Fed{std::move(run.tokens), run.prompt};
+}
+
+Result<void> run_side(const CompareOptions& options, Source& source, const Fed& fed, Threads& threads) {
+  if (source.is_trace) return {};
+  const RunSetup setup{*source.model, source.executed, *source.backend, threads};
+  TRY_ASSIGN(auto layout, plan_trace(setup, fed.tokens, fed.prompt, options.steps, source.injected));
+  TRY_ASSIGN(auto writer, TraceWriter::to_memory(side_label(source.path), std::move(layout)));
+  TRY_ASSIGN(const auto logits, record(setup, fed.tokens, fed.prompt, *writer));
+  // The same run without an observer must give the same bits.
+  TRY_ASSIGN(auto session, source.backend->open(*source.model, source.executed, fed.tokens.size(), threads));
+  PlainRun plain{.tokens = fed.tokens, .prompt = fed.prompt, .logits = {}};
+  TRY_ASSIGN(auto first, session->forward(std::span(fed.tokens).first(fed.prompt), Outputs::LastPosition, nullptr));
+  plain.logits.push_back(std::move(first));
+  for (size_t i = fed.prompt; i < fed.tokens.size(); ++i) {
+    TRY_ASSIGN(auto next, session->forward({&fed.tokens[i], 1}, Outputs::LastPosition, nullptr));
+    plain.logits.push_back(std::move(next));
+  }
+  TRY(check_unchanged(plain, logits));
+  TRY_ASSIGN(source.trace, writer->finish_in_memory());
+  return {};
+}
+
+// Runs that nobody could call wrong: the prefill in two parts, and every embedding one unit in the last place larger.
+// What they change is what no verdict about the outcome may be built on.
+Result<NoiseFloor> measure_floor(const Source& source, const Fed& fed, Threads& threads) {
+  Plan noisy = source.plan;
+  noisy.steps.front().gain = 1 + 0x1p-23;
+  const RunSetup plain{*source.model, source.plan, *source.backend, threads};
+  const RunSetup noise{*source.model, noisy, *source.backend, threads};
+  TRY_ASSIGN(const auto base, run_logits(plain, fed.tokens, fed.prompt, 0));
+  NoiseFloor floor;
+  const size_t width = source.model->config.vocabulary;
+  for (const auto& [setup, part] : {std::pair(&plain, (fed.prompt + 1) / 2), std::pair(&noise, size_t{0})}) {
+    TRY_ASSIGN(const auto other, run_logits(*setup, fed.tokens, fed.prompt, part));
+    ++floor.runs;
+    for (size_t row = 0; row < fed.tokens.size(); ++row) {
+      double error = 0;
+      double size = 0;
+      double most = 0;
+      for (size_t i = row * width; i < (row + 1) * width; ++i) {
+        const double d = static_cast<double>(other[i]) - static_cast<double>(base[i]);
+        error += d * d;
+        size += static_cast<double>(base[i]) * static_cast<double>(base[i]);
+        most = std::max(most, std::fabs(d));
+      }
+      floor.logits = std::max(floor.logits, size > 0 ? std::sqrt(error / size) : 0);
+      floor.tie = std::max(floor.tie, 2 * most);  // two logits may move against each other
+    }
+  }
+  return floor;
+}
+
+Result<int> run_compare(const CompareOptions& options) {
+  TRY_ASSIGN(auto a, open_source(options, false));
+  TRY_ASSIGN(auto b, open_source(options, true));
+  Threads threads(options.machine.thread_count());
+  TRY_ASSIGN(const auto fed, choose_tokens(options, a, b, threads));
+  if (!a.is_trace || !b.is_trace) show_progress("running", 0, 2);
+  TRY(run_side(options, a, fed, threads));
+  TRY(run_side(options, b, fed, threads));
+  std::optional<NoiseFloor> floor;
+  if (auto* source = !a.is_trace ? &a : !b.is_trace ? &b : nullptr; source != nullptr) {
+    TRY_ASSIGN(floor, measure_floor(*source, fed, threads));
+  }
+  Side baseline{a.role, side_label(a.path), a.model, std::move(a.plan), std::move(*a.trace)};
+  Side candidate{b.role, side_label(b.path), b.model, std::move(b.plan), std::move(*b.trace)};
+  const auto result = compare(std::move(baseline), std::move(candidate), floor, threads, [](size_t done, size_t all) { show_progress("replaying step", done, all); });
+  return report(result, options.report);
+}
+
+}  // namespace
+
+void add_compare(CLI::App& program, Command& chosen) {
+  auto options = std::make_shared<CompareOptions>();
+  auto* app = program.add_subcommand("compare", "Do two runs compute the same model? A and B: a model or a trace each");
+  app->add_option("A", options->baseline, "Baseline: a model (GGUF) or a trace")->required();
+  app->add_option("B", options->candidate, "Candidate: a model (GGUF) or a trace")->required();
+  app->add_option("--model", options->models, "Model file that traces belong to; given twice: of A, then of B")->expected(1, 2);
+  options->input.add_to(*app, 8);
+  options->machine.add_to(*app);
+  app->add_option("--candidate-backend", options->candidate_backend, "Another backend for B")->check(CLI::IsMember({"cpu", "referee"}));
+  app->add_option("--candidate-cpu", options->candidate_level, "Another CPU level for B");
+  app->add_option("--steps", options->steps.patterns, "Steps to record of models, such as 'layer.0.*'");
+  app->add_option("--inject", options->inject, "Put a fault into B, a model: NAME@STEP or NAME@STEP:PARAMETER (plumb trace --list-faults)");
+  options->report.add_to(*app);
+  app->callback([options, &chosen] {
+    chosen = [options] {
+      const auto code = run_compare(*options);
+      return code ? *code : report_error(code.error());
+    };
+  });
+}
+
+}  // namespace plumb::cli

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include "cli/commands.h"
+#include "parity/parity.h"
+#include "record/record.h"
+
+namespace plumb::cli {
+
+std::string side_label(const std::string& path);
+// Exit code, text or JSON on stdout, the HTML file.
+struct ReportOptions {
+  bool json = false, all = false;
+  std::string html;
+  void add_to(CLI::App& app);
+};
+Result<int> report(const Comparison& comparison, const ReportOptions& options);
+
+}  // namespace plumb::cli

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// Two runs side by side, or one run alone, judged. The verdict says what differs, where, on which side and why, and
+// what it costs; every figure comes with its denominator.
+#pragma once
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "replay/hypotheses.h"
+#include "replay/replay.h"
+
+namespace plumb {
+
+enum class Verdict { Same, Explained, Different, NotComparable, Unmeasured };
+const char* to_text(Verdict verdict);  // "SAME", …
+
+// One side of a comparison. Without a model its steps cannot be replayed.
+struct Side {
+  std::string role;  // "baseline" or "candidate"
+  std::string label;
+  std::shared_ptr<const Model> model;
+  Plan plan;
+  Trace trace;
+};
+
+// The effect on the outcome: A is the baseline, B the candidate.
+struct Price {
+  size_t positions = 0;                        // with logits on both sides
+  double kl_mean = 0, kl_median = 0, kl_p99 = 0, kl_max = 0;  // KL(A || B) in nats
+  size_t argmax_changes = 0, ties = 0;         // ties: changes where A's margin is below the tie floor
+  std::optional<size_t> first_token_changed;   // index of the first generated token that differs; 0 is the one after the prompt
+  Token first_from = 0, first_to = 0;
+  double first_margin = 0;                     // of A between the two, in logits
+};
+
+struct Finding {
+  std::string kind;  // static, arithmetic, fault, unexplained, not_comparable, unmeasured
+  std::string step, tensor, key;
+  std::vector<int> layers;
+  std::string side;  // baseline, candidate, both, undecided
+  std::string reason;
+  std::map<std::string, std::string> parameters;
+  std::string text;
+  std::optional<int32_t> first_position;
+  size_t position_count = 0;
+  std::string phase;
+  std::optional<double> local, bound, times_bound, reproduced_to;
+  std::map<std::string, std::string> clues;
+  std::vector<std::string> segment;
+};
+
+struct StepRow {
+  std::string name;
+  std::optional<StepCheck> baseline, candidate;  // absent: that side has no such step
+  std::optional<double> inherited, total;
+  std::vector<double> total_by_position;
+  std::string verdict;  // "ok", "ok, inherits", "WRONG (candidate)", "unmeasured: …"
+};
+
+// How far equivalent runs of one side lie from each other: what no verdict may call a fault.
+struct NoiseFloor {
+  size_t runs = 0;
+  double logits = 0;  // largest relative L2 distance of the logits of a position
+  double tie = 0;     // largest change of a difference between two logits
+};
+
+struct Comparison {
+  Verdict verdict = Verdict::Unmeasured;
+  std::string why;
+  bool audit = false;  // one side only
+  std::vector<Side> sides;
+  std::vector<Finding> findings;
+  std::vector<StepRow> steps;
+  size_t measured = 0, of = 0;
+  size_t positions = 0;
+  std::optional<Price> price;
+  std::optional<NoiseFloor> floor;
+  std::vector<std::string> notes;
+};
+
+// What forbids a comparison: other tokens, another split, a trace of another model file. Empty: they can be compared.
+std::vector<Finding> handshake(const Side& baseline, const Side& candidate);
+// A trace that names another model file than the one given.
+std::vector<Finding> check_identity(const Side& side);
+
+// Config against config, each weight against its partner.
+std::vector<Finding> compare_models(const Side& baseline, const Side& candidate, Threads& threads);
+
+// " on the candidate's side", or nothing where no side is named.
+std::string finding_side_text(const std::string& side);
+
+// Nothing if the sides share no recorded logits.
+std::optional<Price> price_of(const Side& baseline, const Side& candidate, double tie_floor);
+
+// Progress is called with (done, all) steps.
+using Progress = std::function<void(size_t, size_t)>;
+Comparison compare(Side baseline, Side candidate, std::optional<NoiseFloor> floor, Threads& threads, const Progress& progress);
+Comparison audit(Side side, Threads& threads, const Progress& progress);
+
+}  // namespace plumb

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "replay/hypotheses.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+namespace plumb {
+namespace {
+
+// RMS norm: recorded = referee * sqrt((m + e) / (m + e')), so one row with a clear ratio gives e'. The row with the
+// smallest mean square shows it best; the result is rounded to a number that somebody would type.
+std::vector<double> fit_epsilons(const Replayer& replayer, const ReplayedStep& wrong) {
+  const auto& step = replayer.plan().steps[wrong.check.step];
+  if (step.op != Op::RmsNorm) return {};
+  const auto* input = replayer.trace().find(replayer.plan().steps[step.inputs[0]].name);
+  if (input == nullptr) return {};
+  std::vector<double> x(wrong.width);
+  double best_square = INFINITY;
+  double fitted = NAN;
+  for (size_t r = 0; r < wrong.check.positions.size(); ++r) {
+    const auto at = std::ranges::lower_bound(input->positions, wrong.check.positions[r]) - input->positions.begin();
+    read_row(*input, static_cast<size_t>(at), x);
+    double square = 0;
+    double cross = 0;
+    double own = 0;
+    for (size_t i = 0; i < wrong.width; ++i) {
+      square += x[i] * x[i] / static_cast<double>(wrong.width);
+      cross += wrong.recorded[r * wrong.width + i] * wrong.referee[r * wrong.width + i];
+      own += wrong.referee[r * wrong.width + i] * wrong.referee[r * wrong.width + i];
+    }
+    const double ratio = cross / own;
+    if (square >= best_square || !(ratio > 0)) continue;
+    best_square = square;
+    fitted = (square + step.epsilon) / (ratio * ratio) - square;
+  }
+  if (!(fitted > 0)) return {};
+  const double power = std::pow(10.0, std::floor(std::log10(fitted)));
+  return {std::round(fitted / power) * power, std::round(fitted / power * 10) / 10 * power, fitted};
+}
+
+// The factor that brings the referee's values closest to the recorded ones.
+double best_ratio(const ReplayedStep& wrong) {
+  double cross = 0;
+  double own = 0;
+  for (size_t i = 0; i < wrong.recorded.size(); ++i) {
+    if (!std::isfinite(wrong.recorded[i]) || !std::isfinite(wrong.referee[i])) continue;
+    cross += wrong.recorded[i] * wrong.referee[i];
+    own += wrong.referee[i] * wrong.referee[i];
+  }
+  return own > 0 ? cross / own : NAN;
+}
+
+struct Search {
+  const Replayer& replayer;
+  const ReplayedStep& wrong;
+  Explanation best = {};
+
+  // True if the variant reproduces what was recorded.
+  bool try_variant(size_t replaced, const FaultVariant& variant, const std::string& name) {
+    const auto& check = wrong.check;
+    const auto replay = replayer.check_as(check.step, replaced, variant.step, check.arithmetic, check.activations_by == "deviation");
+    if (replay.check.times_bound > 1 || replay.check.non_finite > 0) return false;
+    best.reason = name;
+    best.at = replayer.plan().steps[replaced].name;
+    best.parameters = variant.parameters;
+    best.text = variant.text;
+    best.reproduced_to = replay.check.local;
+    return true;
+  }
+
+  bool try_catalogue(size_t replaced) {
+    FaultContext context{.model = replayer.model(), .plan = replayer.plan(), .step = replaced, .parameter = {}, .first_position = {}, .fitted_epsilons = {}};
+    if (!wrong.check.wrong_positions.empty()) context.first_position = wrong.check.wrong_positions.front();
+    if (replaced == wrong.check.step) context.fitted_epsilons = fit_epsilons(replayer, wrong);
+    for (const auto& fault : fault_catalogue())
+      for (const auto& variant : fault.variants(context))
+        if (try_variant(replaced, variant, fault.name)) return true;
+    return false;
+  }
+
+  bool try_ratio() {
+    const double ratio = best_ratio(wrong);
+    if (!std::isfinite(ratio) || std::fabs(ratio - 1) < 1e-7) return false;
+    Step step = replayer.plan().steps[wrong.check.step];
+    step.gain = ratio;
+    const FaultVariant variant{step, {{"expected", "1"}, {"found", fmt::format("{:.7g}", ratio)}}, fmt::format("every value is {:.7g} times the right one", ratio)};
+    return try_variant(wrong.check.step, variant, step.op == Op::Scores ? "attention.scale" : "value.scaled");
+  }
+};
+
+std::map<std::string, std::string> find_clues(const ReplayedStep& wrong) {
+  const auto& check = wrong.check;
+  std::map<std::string, std::string> clues;
+  clues["wrong_values"] = fmt::format("{} of {}", check.wrong_values, check.values);
+  clues["worst"] = fmt::format("position {}, channel {}", check.worst_position, check.worst_channel);
+  if (check.non_finite > 0) clues["non_finite"] = fmt::format("{}", check.non_finite);
+  if (const double ratio = best_ratio(wrong); std::isfinite(ratio)) clues["best_ratio"] = fmt::format("{:.6g}", ratio);
+  // A difference that is the same vector at every position is a bias.
+  const size_t rows = check.positions.size();
+  if (rows > 1 && check.non_finite == 0) {
+    double mean = 0;
+    double all = 0;
+    for (size_t i = 0; i < wrong.width; ++i) {
+      double sum = 0;
+      for (size_t r = 0; r < rows; ++r) {
+        const double d = wrong.recorded[r * wrong.width + i] - wrong.referee[r * wrong.width + i];
+        sum += d;
+        all += d * d;
+      }
+      mean += sum * sum / static_cast<double>(rows);
+    }
+    if (mean > 0.99 * all) clues["constant_vector"] = "the difference is the same at every position: a bias";
+  }
+  return clues;
+}
+
+}  // namespace
+
+Explanation explain(const Replayer& replayer, const ReplayedStep& wrong) {
+  Search search{replayer, wrong};
+  const auto& check = wrong.check;
+  bool found = false;
+  for (const auto& name : check.segment) {
+    if (found) break;
+    found = search.try_catalogue(*replayer.plan().find(name));
+  }
+  if (!found) found = search.try_ratio();
+  auto& best = search.best;
+  best.clues = find_clues(wrong);
+  if (best.at.empty()) best.at = check.name;
+  if (!found && check.wrong_values == 1) {
+    best.reason = "value.element";
+    best.text = fmt::format("one value is wrong: channel {} at position {}; all {} others are right", check.worst_channel, check.worst_position, check.values - 1);
+  } else if (!found) {
+    best.text = fmt::format("wrong, unexplained: {} of {} values lie outside their bound, first at position {}", check.wrong_values, check.values,
+                            check.wrong_positions.empty() ? check.worst_position : check.wrong_positions.front());
+  }
+  return best;
+}
+
+}  // namespace plumb

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+// One run against the referee: each recorded step is computed again from the inputs that the run itself recorded, so
+// that a fault shows at its own step and nowhere else.
+#pragma once
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "replay/bounds.h"
+#include "trace/trace.h"
+
+namespace plumb {
+
+struct StepCheck {
+  size_t step = 0;
+  std::string name;
+  std::vector<std::string> segment;  // what was computed, in order, the step itself last; more than one where inputs were not recorded
+  std::string unmeasured;            // why there is no result; empty: measured
+
+  std::vector<int32_t> positions;         // the rows that were judged
+  std::vector<double> local_by_position;  // relative L2 distance of each row
+  double local = 0;                       // the largest of them
+  double times_bound = 0;                 // the largest |recorded - referee| / bound of any value; above 1: wrong
+  double bound = 0;                       // of that value, relative to the root mean square of its row
+  size_t values = 0, wrong_values = 0, non_finite = 0;
+  std::vector<int32_t> wrong_positions;
+  int32_t worst_position = 0;
+  size_t worst_channel = 0;
+
+  Arithmetic arithmetic;       // that it was judged by
+  bool declared = true;        // or the tightest that explains it
+  std::string activations_by;  // "exact", or "deviation" where only the size of the rounding is known
+
+  bool measured() const { return unmeasured.empty(); }
+  bool wrong() const { return measured() && times_bound > 1; }
+};
+
+// The referee's values beside the recorded ones, for who needs more than the check.
+struct ReplayedStep {
+  StepCheck check;
+  std::vector<double> recorded, referee;  // (positions, width)
+  size_t width = 0;
+};
+
+class Replayer {
+ public:
+  Replayer(const Model& model, const Plan& plan, const Trace& trace, Threads& threads);
+
+  // Judges one step. A step that the trace does not have is unmeasured.
+  ReplayedStep check(size_t step) const;
+  // The same with one step of the segment computed in another way: does that give the recorded values?
+  ReplayedStep check_as(size_t step, size_t replaced, const Step& variant, const Arithmetic& arithmetic, bool deviation) const;
+
+  const Model& model() const { return model_; }
+  const Plan& plan() const { return plan_; }
+  const Trace& trace() const { return trace_; }
+  size_t prompt() const { return trace_.prompt; }
+
+ private:
+  struct Attempt {
+    Arithmetic arithmetic;
+    bool deviation = false, declared = true;
+  };
+  struct Evaluation;
+  std::vector<Attempt> attempts(size_t step) const;
+  std::vector<int32_t> supported(size_t step) const;
+  std::vector<int32_t> judged_positions(size_t step) const;
+  BoundedValue read(size_t step, const std::vector<int32_t>& positions) const;
+  void ignore_unseen(const Attention& attention, const std::vector<int32_t>& positions, BoundedValue& weights) const;
+  BoundedValue evaluate(size_t step, const std::vector<int32_t>& positions, bool recorded_ok, Evaluation& how) const;
+  ReplayedStep judge(size_t step, const Attempt& attempt, std::optional<std::pair<size_t, Step>> variant) const;
+  void judge_values(ReplayedStep& result, const Step& step, const BoundedValue& value, const BoundedValue* input, const Attempt& attempt) const;
+  std::vector<double> lazy_matmul_bounds(const Step& step, const ReplayedStep& result, const BoundedValue& input, const Attempt& attempt) const;
+  std::string cannot_judge(size_t step) const;
+  bool is_seen(const Step& step, int32_t position, size_t channel) const;
+
+  const Model& model_;
+  const Plan& plan_;
+  const Trace& trace_;
+  Threads& threads_;
+  std::vector<const TraceStep*> recorded_;  // of each step of the plan, or null
+  std::string kv_cache_;
+};
+
+}  // namespace plumb

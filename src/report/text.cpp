@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "report/report.h"
+
+namespace plumb {
+namespace {
+
+constexpr size_t kShortTable = 12;  // rows, without --all
+
+std::string number(double x) {
+  if (x == 0) return "0";
+  if (std::isinf(x)) return "not finite";
+  return fmt::format("{:.2g}", x);
+}
+
+std::string field(const std::map<std::string, std::string>& fields, const char* key) {
+  const auto found = fields.find(key);
+  return found == fields.end() ? std::string() : found->second;
+}
+
+std::string describe(const Side& side) {
+  const auto& engine = side.trace.provenance.engine;
+  std::string text = side.label;
+  if (side.model) text += fmt::format("  {} · {} layers · {}", side.model->config.architecture, side.model->config.layers, side.model->weight_types);
+  const auto name = field(engine, "name");
+  text += fmt::format(" · {} {} {}", name.empty() ? "unknown engine" : name, field(engine, "backend"), field(engine, "level"));
+  while (text.ends_with(' ')) text.pop_back();
+  if (const auto injected = field(engine, "injected"); !injected.empty()) text += fmt::format(" · injected: {}", injected);
+  return text;
+}
+
+std::string token_text(const Comparison& c, Token token) {
+  for (const auto& side : c.sides)
+    if (side.model && side.model->tokenizer) {
+      std::string quoted;
+      for (const char ch : side.model->tokenizer->piece(token)) {
+        if (ch == '\n') quoted += "\\n";
+        else if (static_cast<unsigned char>(ch) < 32 || ch == 127) quoted += fmt::format("\\x{:02x}", static_cast<unsigned char>(ch));
+        else quoted += ch;
+      }
+      return fmt::format("\"{}\"", quoted);
+    }
+  return fmt::format("token {}", token);
+}
+
+std::string layers_text(const std::vector<int>& layers) {
+  if (layers.size() < 2) return {};
+  if (static_cast<size_t>(layers.back() - layers.front()) + 1 == layers.size()) return fmt::format("layers {} to {}", layers.front(), layers.back());
+  std::string text = "layers ";
+  for (size_t i = 0; i < layers.size(); ++i) text += fmt::format("{}{}", i ? ", " : "", layers[i]);
+  return text;
+}
+
+std::string seen_text(const Finding& f, const Comparison& c) {
+  if (!f.first_position) return {};
+  std::string text = fmt::format("at {} of {} positions, first at {}", f.position_count, c.positions, *f.first_position);
+  if (f.phase == "decode") text += ", in decode only";
+  if (f.phase == "prefill" && c.positions > c.sides[0].trace.prompt) text += ", in the prefill only";
+  if (*f.first_position > 0 && f.reason.starts_with("rope.")) text += "; position 0 cannot show it (the rotation there is the identity)";
+  return text;
+}
+
+void line(std::string& out, const char* label, const std::string& text) {
+  if (!text.empty()) out += fmt::format("  {:<9} {}\n", label, text);
+}
+
+void write_finding(std::string& out, const Finding& f, const Comparison& c) {
+  std::string head = f.step;
+  if (!f.tensor.empty()) head = f.tensor + (f.step.empty() ? "" : " (first step: " + f.step + ")");
+  else if (!f.key.empty()) head = f.key + (f.step.empty() ? "" : " (first step: " + f.step + ")");
+  if (f.kind == "fault" || f.kind == "unexplained") head += " is wrong" + (c.audit ? "" : finding_side_text(f.side));
+  out += fmt::format("  • {}{}\n", head.empty() ? f.reason : head, head.empty() ? "" : fmt::format("  [{}]", f.reason));
+  std::string why = f.text;
+  if (f.reproduced_to) why += fmt::format(". Replaying the step that way reproduces the recorded values to {}", number(*f.reproduced_to));
+  line(out, "why", why);
+  line(out, "where", layers_text(f.layers));
+  if (!f.segment.empty()) line(out, "segment", fmt::format("{} steps were replayed together, since their values were not recorded: {}", f.segment.size(), fmt::join(f.segment, ", ")));
+  line(out, "seen", seen_text(f, c));
+  if (f.local) line(out, "size", fmt::format("local difference {}, {} times its bound", number(*f.local), number(*f.times_bound)));
+  if (f.kind == "unexplained")
+    for (const auto& [name, clue] : f.clues) line(out, "clue", fmt::format("{}: {}", name, clue));
+}
+
+std::string effect_text(const Comparison& c) {
+  const auto& p = *c.price;
+  std::string text;
+  if (p.first_token_changed) {
+    text = fmt::format("token {} after the prompt: {} → {} (margin {:.3g} logits", *p.first_token_changed + 1, token_text(c, p.first_from), token_text(c, p.first_to), p.first_margin);
+    if (c.floor) text += fmt::format(", tie floor {:.2g}", c.floor->tie);
+    text += "); ";
+  }
+  text += fmt::format("{} of {} argmax changed", p.argmax_changes, p.positions);
+  if (p.ties > 0) text += fmt::format(" ({} of them ties)", p.ties);
+  return text + fmt::format("; KL mean {}, median {}, p99 {}", number(p.kl_mean), number(p.kl_median), number(p.kl_p99));
+}
+
+bool is_interesting(const StepRow& row) { return row.verdict.starts_with("WRONG") || row.verdict.starts_with("unmeasured"); }
+
+double local_of(const StepRow& row) {
+  return std::max(row.baseline && row.baseline->measured() ? row.baseline->local : 0, row.candidate && row.candidate->measured() ? row.candidate->local : 0);
+}
+
+std::string optional_number(const std::optional<double>& x) { return x ? number(*x) : "–"; }
+
+void write_table(std::string& out, const Comparison& c, bool all) {
+  std::vector<const StepRow*> rows;
+  for (const auto& row : c.steps) {
+    if (row.verdict == "judged inside a segment") continue;
+    if (all || (is_interesting(row) && rows.size() < kShortTable)) rows.push_back(&row);
+  }
+  if (!all && rows.empty()) {  // Nothing is wrong: the rows that come closest to their bound.
+    for (const auto& row : c.steps)
+      if (row.verdict != "judged inside a segment") rows.push_back(&row);
+    std::ranges::stable_sort(rows, [](const auto* a, const auto* b) { return local_of(*a) > local_of(*b); });
+    if (rows.size() > 4) rows.resize(4);
+  }
+  if (rows.empty()) return;
+  size_t width = 4;
+  for (const auto* row : rows) width = std::max(width, row->name.size());
+  if (c.audit) {
+    out += fmt::format("\n  {:<{}}  {:<10}  {:<13}  verdict\n", "step", width, "local", "times bound");
+    for (const auto* row : rows)
+      out += fmt::format("  {:<{}}  {:<10}  {:<13}  {}\n", row->name, width, number(local_of(*row)), row->baseline && row->baseline->measured() ? number(row->baseline->times_bound) : "–", row->verdict);
+  } else {
+    out += fmt::format("\n  {:<{}}  {:<10}  {:<10}  {:<10}  verdict\n", "step", width, "local", "inherited", "total");
+    for (const auto* row : rows)
+      out += fmt::format("  {:<{}}  {:<10}  {:<10}  {:<10}  {}\n", row->name, width, number(local_of(*row)), optional_number(row->inherited), optional_number(row->total), row->verdict);
+  }
+  if (!all) out += fmt::format("  …  (all {} steps: --all, or --html FILE)\n", c.of);
+}
+
+std::string colour_of(Verdict verdict) {
+  if (verdict == Verdict::Same || verdict == Verdict::Explained) return "\x1b[1;32m";
+  if (verdict == Verdict::Different) return "\x1b[1;31m";
+  return "\x1b[1;33m";
+}
+
+}  // namespace
+
+std::string to_text(const Comparison& c, const TextOptions& options) {
+  std::string out;
+  for (const auto& side : c.sides) out += fmt::format("{:<11} {}\n", c.audit ? "run" : side.role, describe(side));
+  const auto& trace = c.sides[0].trace;
+  if (c.verdict != Verdict::NotComparable)
+    out += fmt::format("{:<11} {} prompt + {} decoded{}\n", "tokens", trace.prompt, trace.tokens.size() - trace.prompt, c.audit ? "" : ", the same on both sides");
+  std::string name = to_text(c.verdict);
+  std::ranges::replace(name, '_', ' ');
+  out += fmt::format("\n{}{}{}   {}\n", options.colour ? colour_of(c.verdict) : "", name, options.colour ? "\x1b[0m" : "", c.why);
+  for (const auto& finding : c.findings) write_finding(out, finding, c);
+  if (c.price) line(out, "effect", effect_text(c));
+  const auto inherits = std::ranges::count(c.steps, "ok, inherits", &StepRow::verdict);
+  if (inherits > 0) line(out, "also", fmt::format("{} steps inherit a difference; none of them is wrong by itself", inherits));
+  for (const auto& note : c.notes) line(out, "note", note);
+  write_table(out, c, options.all_steps);
+  if (c.of > 0) {
+    out += fmt::format("measured {} of {} steps × {} positions.", c.measured, c.of, c.positions);
+    if (c.floor) out += fmt::format(" Noise floor {} of the logits, from {} equivalent runs.", number(c.floor->logits), c.floor->runs);
+    out += "\n";
+  }
+  return out;
+}
+
+}  // namespace plumb

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// A run, recorded: the tokens that went in and what each step gave. As a file it is safetensors; see
+// docs/trace-format.md. plumb's own runs and other engines' runs are judged from this type alone.
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/result.h"
+#include "core/tensor.h"
+#include "trace/arithmetic.h"
+
+namespace plumb {
+
+// Who ran what. Free text: an unknown engine may leave all of it empty.
+struct Provenance {
+  std::map<std::string, std::string> engine;  // name, version, backend, level, threads, path, …
+  std::map<std::string, std::string> model;   // name, architecture, sha256, …
+  ArithmeticTable arithmetic;                 // empty: undeclared
+  std::string kv_cache = "f32";
+  std::string created;
+};
+
+struct TraceStep {
+  TensorView view;                 // (positions, width) or (positions, heads, keys)
+  std::vector<int32_t> positions;  // ascending; one for each row
+  size_t width() const;            // values in a row
+};
+
+struct Trace {
+  std::string label;  // for messages: the file or the model
+  Provenance provenance;
+  std::vector<int32_t> tokens;
+  size_t prompt = 0;  // the first `prompt` tokens were one prefill
+  std::map<std::string, TraceStep> steps;
+  std::vector<std::string> unknown;   // names outside the list of steps, kept and never compared
+  std::shared_ptr<const void> owner;  // of the bytes that the views point into
+
+  const TraceStep* find(const std::string& step) const;
+  // The declared arithmetic of a step, or nothing.
+  std::optional<Arithmetic> arithmetic_of(std::string_view step) const;
+};
+
+// Whether a file begins like safetensors; whether it is a trace, open_trace tells.
+bool is_trace_file(const std::filesystem::path& path);
+Result<Trace> open_trace(const std::filesystem::path& path);
+Result<Trace> parse_trace(std::span<const std::byte> bytes, std::shared_ptr<const void> owner, std::string label);
+
+// Whether a name is in the list of steps of docs/steps.md, for any layer.
+bool is_step_name(std::string_view name);
+
+// Row `row` of a step as float, or as it is in double. `out` has width() values.
+void read_row(const TraceStep& step, size_t row, std::span<double> out);
+
+}  // namespace plumb

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "core/check.h"
+#include "core/half.h"
+#include "core/mapped_file.h"
+#include "formats/safetensors.h"
+#include "trace/trace.h"
+
+namespace plumb {
+namespace {
+
+using nlohmann::json;
+
+constexpr int kMaxDepth = 64;  // of the metadata; 'config' of a model is free, yet no configuration needs more
+
+std::map<std::string, std::string> text_fields(const json& parent, const char* key) {
+  std::map<std::string, std::string> fields;
+  if (!parent.contains(key) || !parent[key].is_object()) return fields;
+  for (const auto& [name, value] : parent[key].items())
+    fields[name] = value.is_string() ? value.get<std::string>() : value.dump();
+  return fields;
+}
+
+Result<ArithmeticTable> read_arithmetic(const json& parent) {
+  ArithmeticTable table;
+  if (!parent.contains("arithmetic")) return table;
+  if (!parent["arithmetic"].is_object()) return fail(ErrorCode::Corrupt, "'arithmetic' is not an object");
+  for (const auto& [pattern, value] : parent["arithmetic"].items()) {
+    Arithmetic row;
+    if (!value.is_object()) return fail(ErrorCode::Corrupt, fmt::format("'arithmetic' of '{}' is not an object", pattern));
+    for (const auto& [key, target] : {std::pair<const char*, std::string*>{"weights", &row.weights},
+                                      {"activations", &row.activations},
+                                      {"accumulate", &row.accumulate},
+                                      {"output", &row.output}}) {
+      if (!value.contains(key)) continue;
+      if (!value[key].is_string()) return fail(ErrorCode::Corrupt, fmt::format("'arithmetic' of '{}': '{}' is not a string", pattern, key));
+      *target = value[key].get<std::string>();
+    }
+    table.emplace_back(pattern, row);
+  }
+  // JSON objects have no order, so "the more exact pattern holds" is ours to fix: fewer letters come first, and
+  // of as many letters more stars.
+  std::ranges::stable_sort(table, {}, [](const auto& row) {
+    const auto stars = std::ranges::count(row.first, '*');
+    return std::pair(std::ssize(row.first) - stars, -stars);
+  });
+  return table;
+}
+
+Result<std::vector<int32_t>> read_ids(const TensorView& view, const char* what) {
+  if (view.dtype != DType::I32 || view.shape.size() != 1)
+    return fail(ErrorCode::Corrupt, fmt::format("'{}' must be I32 of one dimension, found {} {}", what, info(view.dtype).name, to_text(view.shape)));
+  std::vector<int32_t> ids(view.shape[0]);
+  if (!ids.empty()) std::memcpy(ids.data(), view.bytes.data(), view.bytes.size());
+  return ids;
+}
+
+Result<std::vector<int32_t>> read_positions(const TensorView& view, const std::string& what, size_t tokens) {
+  TRY_ASSIGN(auto positions, read_ids(view, what.c_str()));
+  for (size_t i = 0; i < positions.size(); ++i) {
+    if (positions[i] < 0 || static_cast<size_t>(positions[i]) >= tokens)
+      return fail(ErrorCode::Corrupt, fmt::format("'{}' has {} at {}, outside the {} tokens", what, positions[i], i, tokens));
+    if (i > 0 && positions[i] <= positions[i - 1])
+      return fail(ErrorCode::Corrupt, fmt::format("'{}' is not ascending at {}", what, i));
+  }
+  return positions;
+}
+
+Result<void> read_tokens(const json& head, const SafetensorsContent& content, Trace& trace) {
+  const bool in_head = head.contains("tokens");
+  if (in_head) {
+    if (!head["tokens"].is_array()) return fail(ErrorCode::Corrupt, "'tokens' is not an array");
+    for (const auto& token : head["tokens"]) {
+      if (!token.is_number_integer() || token.get<int64_t>() < 0 || token.get<int64_t>() > INT32_MAX)
+        return fail(ErrorCode::Corrupt, fmt::format("'tokens' holds {}, which is no token id", token.dump()));
+      trace.tokens.push_back(token.get<int32_t>());
+    }
+  }
+  if (const auto found = content.tensors.find("tokens"); found != content.tensors.end()) {
+    TRY_ASSIGN(auto ids, read_ids(found->second, "tokens"));
+    if (in_head && ids != trace.tokens) return fail(ErrorCode::Corrupt, "the tokens of the metadata and of the tensor 'tokens' differ");
+    for (const int32_t id : ids)
+      if (id < 0) return fail(ErrorCode::Corrupt, fmt::format("'tokens' holds {}, which is no token id", id));
+    trace.tokens = std::move(ids);
+  }
+  trace.prompt = trace.tokens.size();
+  if (!head.contains("prompt")) return {};
+  if (!head["prompt"].is_number_unsigned() || head["prompt"].get<uint64_t>() > trace.tokens.size())
+    return fail(ErrorCode::Corrupt, fmt::format("'prompt' is {}, but there are {} tokens", head["prompt"].dump(), trace.tokens.size()));
+  trace.prompt = head["prompt"].get<size_t>();
+  return {};
+}
+
+Result<json> read_head(const SafetensorsContent& content) {
+  const auto version = content.metadata.find("plumb.trace");
+  if (version == content.metadata.end())
+    return fail(ErrorCode::Corrupt, "a safetensors file, but not a trace: its metadata has no 'plumb.trace'");
+  if (version->second != "1")
+    return fail(ErrorCode::Unsupported, fmt::format("trace version '{}' is not known here (known: 1)", version->second));
+  const auto text = content.metadata.find("plumb");
+  if (text == content.metadata.end()) return fail(ErrorCode::Corrupt, "its metadata has no 'plumb'");
+  return parse_json_object(text->second, "its metadata 'plumb'", kMaxDepth);
+}
+
+constexpr size_t kNoLimit = size_t{1} << 31;
+
+std::vector<int32_t> first_positions(size_t count) {
+  std::vector<int32_t> positions(count);
+  std::iota(positions.begin(), positions.end(), 0);
+  return positions;
+}
+
+// Without tokens a trace can be shown, though not compared; its rows are then taken to be the first positions.
+Result<void> add_step(Trace& trace, const std::string& name, const TensorView& view, const SafetensorsContent& content,
+                      const std::vector<int32_t>& positions, bool has_tokens) {
+  const size_t limit = has_tokens ? trace.tokens.size() : kNoLimit;
+  TraceStep step{view, positions};
+  if (view.bytes.empty())
+    return fail(ErrorCode::Corrupt, fmt::format("step '{}' has shape {}, which holds no values", name, to_text(view.shape)));
+  if (const auto own = content.tensors.find("positions:" + name); own != content.tensors.end()) {
+    TRY_ASSIGN(step.positions, read_positions(own->second, own->first, limit));
+  } else if (!has_tokens && !content.tensors.contains("positions") && !view.shape.empty()) {
+    step.positions = first_positions(view.shape[0]);
+  }
+  const bool is_real = view.dtype == DType::F32 || view.dtype == DType::F64 || view.dtype == DType::F16 || view.dtype == DType::BF16;
+  if (!is_real && !(view.dtype == DType::I32 && name.ends_with(".ffn.experts")))
+    return fail(ErrorCode::Corrupt, fmt::format("step '{}' is {}, expected F32, F64, F16 or BF16", name, info(view.dtype).name));
+  if (view.shape.size() < 2 || view.shape[0] != step.positions.size())
+    return fail(ErrorCode::Corrupt, fmt::format("step '{}' has shape {}, expected {} rows, one for each position", name, to_text(view.shape), step.positions.size()));
+  trace.steps.emplace(name, std::move(step));
+  return {};
+}
+
+}  // namespace
+
+size_t TraceStep::width() const {
+  uint64_t width = 1;
+  for (size_t i = 1; i < view.shape.size(); ++i) width *= view.shape[i];
+  return width;
+}
+
+const TraceStep* Trace::find(const std::string& step) const {
+  const auto found = steps.find(step);
+  return found == steps.end() ? nullptr : &found->second;
+}
+
+std::optional<Arithmetic> Trace::arithmetic_of(std::string_view step) const {
+  std::optional<Arithmetic> result;
+  for (const auto& [pattern, row] : provenance.arithmetic)
+    if (fits(pattern, step)) result = row;
+  return result;
+}
+
+bool fits(std::string_view pattern, std::string_view name) {
+  size_t p = 0;
+  size_t n = 0;
+  size_t star = std::string_view::npos;
+  size_t mark = 0;
+  while (n < name.size()) {
+    if (p < pattern.size() && pattern[p] == '*') {
+      star = p++;
+      mark = n;
+    } else if (p < pattern.size() && pattern[p] == name[n]) {
+      ++p;
+      ++n;
+    } else if (star != std::string_view::npos) {
+      p = star + 1;
+      n = ++mark;
+    } else {
+      return false;
+    }
+  }
+  while (p < pattern.size() && pattern[p] == '*') ++p;
+  return p == pattern.size();
+}
+
+bool is_step_name(std::string_view name) {
+  static const std::vector<std::string_view> in_layer = {
+      "attn.norm", "attn.q_matmul", "attn.k_matmul", "attn.v_matmul", "attn.q", "attn.k", "attn.v", "attn.q_norm", "attn.k_norm",
+      "attn.q_rope", "attn.k_rope", "attn.scores", "attn.weights", "attn.mix", "attn.out", "attn.post_norm", "attn.residual",
+      "ffn.norm", "ffn.gate", "ffn.up", "ffn.act", "ffn.glu", "ffn.router", "ffn.experts", "ffn.expert_weights", "ffn.out",
+      "ffn.post_norm", "residual"};
+  if (name == "embedding" || name == "final.norm" || name == "logits") return true;
+  if (!name.starts_with("layer.")) return false;
+  name.remove_prefix(6);
+  const size_t digits = std::min(name.find_first_not_of("0123456789"), name.size());
+  if (digits == 0 || digits > 6 || digits == name.size() || name[digits] != '.') return false;
+  return std::ranges::find(in_layer, name.substr(digits + 1)) != in_layer.end();
+}
+
+Result<Trace> parse_trace(std::span<const std::byte> bytes, std::shared_ptr<const void> owner, std::string label) {
+  TRY_ASSIGN(const auto content, parse_safetensors(bytes));
+  TRY_ASSIGN(const auto head, read_head(content));
+  Trace trace;
+  trace.label = std::move(label);
+  trace.owner = std::move(owner);
+  trace.provenance.engine = text_fields(head, "engine");
+  trace.provenance.model = text_fields(head, "model");
+  TRY_ASSIGN(trace.provenance.arithmetic, read_arithmetic(head));
+  if (head.contains("kv_cache") && head["kv_cache"].is_string()) trace.provenance.kv_cache = head["kv_cache"].get<std::string>();
+  if (head.contains("created") && head["created"].is_string()) trace.provenance.created = head["created"].get<std::string>();
+  TRY(read_tokens(head, content, trace));
+
+  const bool has_tokens = head.contains("tokens") || content.tensors.contains("tokens");
+  auto positions = first_positions(trace.tokens.size());
+  if (const auto found = content.tensors.find("positions"); found != content.tensors.end()) {
+    TRY_ASSIGN(positions, read_positions(found->second, "positions", has_tokens ? trace.tokens.size() : kNoLimit));
+  }
+  for (const auto& [name, view] : content.tensors) {
+    if (name == "tokens" || name == "positions") continue;
+    if (name.starts_with("positions:") && content.tensors.contains(name.substr(10))) continue;
+    if (!is_step_name(name)) trace.unknown.push_back(name);
+    else TRY(add_step(trace, name, view, content, positions, has_tokens));
+  }
+  return trace;
+}
+
+bool is_trace_file(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::array<char, 9> head{};
+  file.read(head.data(), head.size());
+  const std::string_view text(head.data(), static_cast<size_t>(file.gcount()));
+  // A GGUF of 123 tensors has this letter there too.
+  return text.size() > 8 && text[8] == '{' && !text.starts_with("GGUF");
+}
+
+Result<Trace> open_trace(const std::filesystem::path& path) {
+  auto file = MappedFile::open(path);
+  if (!file) return std::unexpected(std::move(file.error()).within(path.string()));
+  auto owner = std::make_shared<const MappedFile>(std::move(*file));
+  const auto bytes = owner->bytes();
+  auto trace = parse_trace(bytes, owner, path.filename().string());
+  if (!trace) return std::unexpected(std::move(trace.error()).within(path.string()));
+  return trace;
+}
+
+void read_row(const TraceStep& step, size_t row, std::span<double> out) {
+  const size_t width = step.width();
+  CHECK(out.size() == width);
+  const auto each = info(step.view.dtype).block_bytes;
+  const std::byte* source = step.view.bytes.data() + row * width * each;
+  const auto convert = [&]<class T>(T, auto to_double) {
+    for (size_t i = 0; i < width; ++i) {
+      T value;
+      std::memcpy(&value, source + i * each, sizeof(T));
+      out[i] = to_double(value);
+    }
+  };
+  switch (step.view.dtype) {
+    case DType::F32: return convert(float{}, [](float v) { return static_cast<double>(v); });
+    case DType::F64: return convert(double{}, [](double v) { return v; });
+    case DType::F16: return convert(uint16_t{}, [](uint16_t v) { return static_cast<double>(f16_to_f32(v)); });
+    case DType::BF16: return convert(uint16_t{}, [](uint16_t v) { return static_cast<double>(bf16_to_f32(v)); });
+    case DType::I32: return convert(int32_t{}, [](int32_t v) { return static_cast<double>(v); });
+    default: CHECK(!"a dtype that add_step refuses");
+  }
+}
+
+}  // namespace plumb
