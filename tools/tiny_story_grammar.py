@@ -7,10 +7,10 @@ Everything here is written for this project, so text made from it may be publish
 A template is plain text with two kinds of marks: `[a|b|c]` is one of the alternatives (they do
 not nest), and `{slot}` is a word of the story's cast. Facts are tied to each other over the whole
 story: a name has a pronoun, an animal has a home, a food and a skill, a lost thing is found where
-that skill finds it, so that a model has something to remember. No choice is even: the hero's
+that skill finds it, so that a model has something to remember. Choices are not even: the hero's
 adjective makes one plot and one of three styles (which alternative is the usual one) more likely,
 the hero's kind makes one friend, place and thing more likely, and so on. So the most likely text
-differs from prompt to prompt, and the most likely token is seldom a near tie.
+differs from hero to hero.
 """
 
 import math

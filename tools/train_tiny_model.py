@@ -9,7 +9,7 @@ The text comes from tools/tiny_story_grammar.py, so there is nothing to download
 llama: 4 layers, width 256, 8 heads, 2 key/value heads, SwiGLU of 512, tied embedding, 512 tokens of
 byte-level BPE (as GPT-2, but digits are split), 256 positions, 2.4 million weights.
 
-Training takes about 25 minutes on one thread (2700 tokens/s on a 2024 server CPU). Every 300 steps
+Training takes about 28 minutes on one thread (2500 tokens/s on a 2024 server CPU). Every 300 steps
 the checkpoint is saved in the --work folder and the GGUF file is written, so that a first model is
 there early; after 600 steps it already tells stories. --steps makes training shorter. --export
 does not train, it reads the checkpoint and only writes the file again. --f16 FILE writes the same

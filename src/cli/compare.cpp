@@ -136,7 +136,8 @@ Result<NoiseFloor> measure_floor(const Source& source, const Fed& fed, Threads& 
         most = std::max(most, std::fabs(d));
       }
       floor.logits = std::max(floor.logits, size > 0 ? std::sqrt(error / size) : 0);
-      floor.tie = std::max(floor.tie, 2 * most);  // two logits may move against each other
+      floor.ties.resize(fed.tokens.size());
+      floor.ties[row] = std::max(floor.ties[row], 2 * most);  // two logits may move against each other
     }
   }
   return floor;

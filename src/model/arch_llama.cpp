@@ -79,7 +79,10 @@ Result<void> check_layer(const Model& model, size_t layer) {
   if (model.find(name("attn_q.bias"))) TRY(require_weight(model, name("attn_q.bias"), 1, c.heads * c.head_dim));
   for (const char* part : {"attn_k.bias", "attn_v.bias"})
     if (model.find(name(part))) TRY(require_weight(model, name(part), 1, c.kv_heads * c.head_dim));
-  if (model.find(name("attn_output.bias"))) TRY(require_weight(model, name("attn_output.bias"), 1, c.width));
+  for (const char* part : {"attn_output.bias", "ffn_down.bias"})
+    if (model.find(name(part))) TRY(require_weight(model, name(part), 1, c.width));
+  for (const char* part : {"ffn_gate.bias", "ffn_up.bias"})
+    if (model.find(name(part))) TRY(require_weight(model, name(part), 1, c.ffn));
   return {};
 }
 

@@ -112,9 +112,10 @@ void add_arithmetic(Comparison& result) {
   for (const auto& row : result.steps) {
     const auto* a = row.baseline && row.baseline->measured() ? &*row.baseline : nullptr;
     const auto* b = row.candidate && row.candidate->measured() ? &*row.candidate : nullptr;
+    if ((a != nullptr && a->wrong()) || (b != nullptr && b->wrong())) continue;
     if (a != nullptr && b != nullptr && lossy_kind(a->arithmetic) == lossy_kind(b->arithmetic)) continue;
     for (const auto& [check, side] : {std::pair(a, "baseline"), std::pair(b, "candidate")}) {
-      if (check == nullptr || check->wrong() || !is_lossy(check->arithmetic) || (check->activations_by == "exact" && check->local == 0 && !check->declared)) continue;
+      if (check == nullptr || !is_lossy(check->arithmetic) || (check->activations_by == "exact" && check->local == 0 && !check->declared)) continue;
       auto& entry = seen[{lossy_kind(check->arithmetic), side}];
       if (entry.steps++ == 0) entry.first_step = row.name;
       entry.declared = entry.declared && check->declared;
@@ -323,7 +324,7 @@ Comparison compare(Side baseline, Side candidate, std::optional<NoiseFloor> floo
   }
   if (!a.model || !b.model) {
     compare_blind(result);
-    result.price = price_of(a, b, floor ? floor->tie : 0);
+    result.price = price_of(a, b, floor);
     return result;
   }
   result.findings = compare_models(a, b, threads);
@@ -340,7 +341,7 @@ Comparison compare(Side baseline, Side candidate, std::optional<NoiseFloor> floo
     finding.text = "the two models have different steps";
     result.findings.push_back(std::move(finding));
   }
-  result.price = price_of(a, b, floor ? floor->tie : 0);
+  result.price = price_of(a, b, floor);
   conclude(result);
   return result;
 }

@@ -28,7 +28,7 @@ double quantile(const std::vector<double>& sorted, double q) {
 
 }  // namespace
 
-std::optional<Price> price_of(const Side& baseline, const Side& candidate, double tie_floor) {
+std::optional<Price> price_of(const Side& baseline, const Side& candidate, const std::optional<NoiseFloor>& floor) {
   const auto* a = baseline.trace.find("logits");
   const auto* b = candidate.trace.find("logits");
   if (a == nullptr || b == nullptr || a->width() != b->width() || a->width() == 0) return {};
@@ -52,12 +52,15 @@ std::optional<Price> price_of(const Side& baseline, const Side& candidate, doubl
     if (top_a == top_b) continue;
     ++price.argmax_changes;
     const double margin = x[static_cast<size_t>(top_a)] - x[static_cast<size_t>(top_b)];
-    if (margin <= tie_floor) ++price.ties;
+    const auto at = static_cast<size_t>(position);
+    const double tie = floor && at < floor->ties.size() ? floor->ties[at] : 0;
+    if (margin <= tie) ++price.ties;
     if (price.first_token_changed || static_cast<size_t>(position) + 1 < baseline.trace.prompt) continue;
     price.first_token_changed = static_cast<size_t>(position) + 1 - baseline.trace.prompt;
     price.first_from = static_cast<Token>(top_a);
     price.first_to = static_cast<Token>(top_b);
     price.first_margin = margin;
+    if (floor) price.first_tie = tie;
   }
   if (divergences.empty()) return {};
   price.positions = divergences.size();

@@ -25,14 +25,22 @@ struct Side {
   Trace trace;
 };
 
+// How far equivalent runs of one side lie from each other: what no verdict may call a fault.
+struct NoiseFloor {
+  size_t runs = 0;
+  double logits = 0;  // largest relative L2 distance of the logits of a position
+  std::vector<double> ties;  // of each position: the largest change of a difference between two logits
+};
+
 // The effect on the outcome: A is the baseline, B the candidate.
 struct Price {
   size_t positions = 0;                        // with logits on both sides
   double kl_mean = 0, kl_median = 0, kl_p99 = 0, kl_max = 0;  // KL(A || B) in nats
-  size_t argmax_changes = 0, ties = 0;         // ties: changes where A's margin is below the tie floor
+  size_t argmax_changes = 0, ties = 0;         // ties: changes where A's margin is not above the tie floor of the position
   std::optional<size_t> first_token_changed;   // index of the first generated token that differs; 0 is the one after the prompt
   Token first_from = 0, first_to = 0;
   double first_margin = 0;                     // of A between the two, in logits
+  std::optional<double> first_tie;             // the tie floor at that position
 };
 
 struct Finding {
@@ -57,13 +65,6 @@ struct StepRow {
   std::optional<double> inherited, total;
   std::vector<double> total_by_position;
   std::string verdict;  // "ok", "ok, inherits", "WRONG (candidate)", "unmeasured: …"
-};
-
-// How far equivalent runs of one side lie from each other: what no verdict may call a fault.
-struct NoiseFloor {
-  size_t runs = 0;
-  double logits = 0;  // largest relative L2 distance of the logits of a position
-  double tie = 0;     // largest change of a difference between two logits
 };
 
 struct Comparison {
@@ -92,7 +93,7 @@ std::vector<Finding> compare_models(const Side& baseline, const Side& candidate,
 std::string finding_side_text(const std::string& side);
 
 // Nothing if the sides share no recorded logits.
-std::optional<Price> price_of(const Side& baseline, const Side& candidate, double tie_floor);
+std::optional<Price> price_of(const Side& baseline, const Side& candidate, const std::optional<NoiseFloor>& floor);
 
 // Progress is called with (done, all) steps.
 using Progress = std::function<void(size_t, size_t)>;

@@ -61,8 +61,14 @@ struct Search {
   // True if the variant reproduces what was recorded.
   bool try_variant(size_t replaced, const FaultVariant& variant, const std::string& name) {
     const auto& check = wrong.check;
-    const auto replay = replayer.check_as(check.step, replaced, variant.step, check.arithmetic, check.activations_by == "deviation");
-    if (replay.check.times_bound > 1 || replay.check.non_finite > 0) return false;
+    // Most guesses fail at the first wrong position already; only one that does not is tried on all.
+    if (check.positions.size() > 2) {
+      const auto look = replayer.check_as(check, replaced, variant.step, {check.worst_position});
+      if (look.check.times_bound > 1) return false;
+    }
+    const auto replay = replayer.check_as(check, replaced, variant.step, {});
+    // Values that are not finite on both sides prove nothing; some finite ones must be reproduced.
+    if (replay.check.times_bound > 1 || replay.check.non_finite >= replay.check.values) return false;
     best.reason = name;
     best.at = replayer.plan().steps[replaced].name;
     best.parameters = variant.parameters;
@@ -78,6 +84,37 @@ struct Search {
     for (const auto& fault : fault_catalogue())
       for (const auto& variant : fault.variants(context))
         if (try_variant(replaced, variant, fault.name)) return true;
+    return false;
+  }
+
+  // The scale of scores that were not recorded, found by what it does to the mix: a scan, then a narrowing search.
+  bool try_scale(size_t scores) {
+    const auto& step = replayer.plan().steps[scores];
+    const auto distance = [&](double log_scale) {
+      Step variant = step;
+      variant.attention.scale = std::exp(log_scale);
+      const double local = replayer.check_as(wrong.check, scores, variant, {wrong.check.worst_position}).check.local;
+      return std::isfinite(local) ? local : INFINITY;
+    };
+    const double right = std::log(step.attention.scale);
+    double best_at = right;
+    double best_distance = INFINITY;
+    for (double offset = -3.0; offset <= 3.0; offset += 0.1)
+      if (const double d = distance(right + offset); d < best_distance) {
+        best_distance = d;
+        best_at = right + offset;
+      }
+    double low = best_at - 0.1;
+    double high = best_at + 0.1;
+    for (int i = 0; i < 60; ++i) {
+      const double third = (high - low) / 3;
+      if (distance(low + third) < distance(high - third)) high -= third;
+      else low += third;
+    }
+    FaultContext context{.model = replayer.model(), .plan = replayer.plan(), .step = scores, .parameter = std::exp((low + high) / 2), .first_position = {}, .fitted_epsilons = {}};
+    const auto fault = std::ranges::find(fault_catalogue(), "attention.scale", &Fault::name);
+    for (const auto& variant : fault->variants(context))
+      if (try_variant(scores, variant, fault->name)) return true;
     return false;
   }
 
@@ -128,6 +165,10 @@ Explanation explain(const Replayer& replayer, const ReplayedStep& wrong) {
     found = search.try_catalogue(*replayer.plan().find(name));
   }
   if (!found) found = search.try_ratio();
+  for (const auto& name : check.segment) {
+    const size_t at = *replayer.plan().find(name);
+    if (!found && replayer.plan().steps[at].op == Op::Scores && at != check.step) found = search.try_scale(at);
+  }
   auto& best = search.best;
   best.clues = find_clues(wrong);
   if (best.at.empty()) best.at = check.name;

@@ -92,17 +92,20 @@ BoundedValue Replayer::read(size_t index, const std::vector<int32_t>& positions)
   return value;
 }
 
-// What a trace holds for keys that a query may not see means nothing, unless the run did attend to them: then the
-// weights of the others do not sum to 1.
+// What a trace holds for keys that a query may not see means nothing, unless the run did attend to them: then it is with
+// them that the weights sum to 1.
 void Replayer::ignore_unseen(const Attention& attention, const std::vector<int32_t>& positions, BoundedValue& weights) const {
   const size_t keys = trace_.tokens.size();
   for (size_t line = 0; line < positions.size() * attention.heads; ++line) {
     const int32_t position = positions[line / attention.heads];
     const auto row = std::span(weights.value).subspan(line * keys, keys);
-    double sum = 0;
-    for (size_t key = 0; key < keys; ++key)
-      if (referee::sees(attention, position, 0, key)) sum += row[key];
-    if (sum < 0.999) continue;
+    double seen = 0;
+    double all = 0;
+    for (size_t key = 0; key < keys; ++key) {
+      all += row[key];
+      if (referee::sees(attention, position, 0, key)) seen += row[key];
+    }
+    if (std::fabs(all - 1) < std::fabs(seen - 1)) continue;
     for (size_t key = 0; key < keys; ++key)
       if (!referee::sees(attention, position, 0, key)) row[key] = 0;
   }
@@ -237,8 +240,11 @@ void Replayer::judge_values(ReplayedStep& result, const Step& step, const Bounde
     size_t worst_at = 0;
     bool wrong = false;
     for (size_t i = 0; i < result.width; ++i) {
-      if (!is_seen(step, check.positions[r], i)) continue;
       const size_t at = r * result.width + i;
+      if (!is_seen(step, check.positions[r], i)) {  // Means nothing; nobody after this may look at it.
+        result.recorded[at] = result.referee[at] = 0;
+        continue;
+      }
       const double a = result.recorded[at];
       const double b = result.referee[at];
       ++check.values;
@@ -275,7 +281,7 @@ void Replayer::judge_values(ReplayedStep& result, const Step& step, const Bounde
   }
 }
 
-ReplayedStep Replayer::judge(size_t index, const Attempt& attempt, std::optional<std::pair<size_t, Step>> variant) const {
+ReplayedStep Replayer::judge(size_t index, const Attempt& attempt, std::vector<int32_t> positions, std::optional<std::pair<size_t, Step>> variant) const {
   ReplayedStep result;
   auto& check = result.check;
   check.step = index;
@@ -283,7 +289,7 @@ ReplayedStep Replayer::judge(size_t index, const Attempt& attempt, std::optional
   check.arithmetic = attempt.arithmetic;
   check.declared = attempt.declared;
   check.activations_by = attempt.deviation ? "deviation" : "exact";
-  check.positions = judged_positions(index);
+  check.positions = std::move(positions);
   const auto& plain = plan_.steps[index];
   const bool inputs_exact = std::ranges::all_of(plain.inputs, [&](size_t i) { return recorded_[i] != nullptr; });
   const bool lazy = plain.op == Op::MatMul && inputs_exact;
@@ -314,15 +320,16 @@ ReplayedStep Replayer::check(size_t index) const {
   }
   std::optional<ReplayedStep> best;
   for (const auto& attempt : attempts(index)) {
-    auto result = judge(index, attempt, {});
+    auto result = judge(index, attempt, judged_positions(index), {});
     if (!result.check.wrong()) return result;
     if (!best || result.check.times_bound < best->check.times_bound) best = std::move(result);
   }
   return std::move(*best);
 }
 
-ReplayedStep Replayer::check_as(size_t index, size_t replaced, const Step& variant, const Arithmetic& arithmetic, bool deviation) const {
-  return judge(index, {arithmetic, deviation, true}, std::pair(replaced, variant));
+ReplayedStep Replayer::check_as(const StepCheck& wrong, size_t replaced, const Step& variant, const std::vector<int32_t>& positions) const {
+  const Attempt attempt{wrong.arithmetic, wrong.activations_by == "deviation", wrong.declared};
+  return judge(wrong.step, attempt, positions.empty() ? wrong.positions : positions, std::pair(replaced, variant));
 }
 
 }  // namespace plumb

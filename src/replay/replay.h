@@ -50,7 +50,8 @@ class Replayer {
   // Judges one step. A step that the trace does not have is unmeasured.
   ReplayedStep check(size_t step) const;
   // The same with one step of the segment computed in another way: does that give the recorded values?
-  ReplayedStep check_as(size_t step, size_t replaced, const Step& variant, const Arithmetic& arithmetic, bool deviation) const;
+  // `positions` (at most that many of the judged ones, empty: all) makes a first look cheap.
+  ReplayedStep check_as(const StepCheck& wrong, size_t replaced, const Step& variant, const std::vector<int32_t>& positions) const;
 
   const Model& model() const { return model_; }
   const Plan& plan() const { return plan_; }
@@ -69,7 +70,7 @@ class Replayer {
   BoundedValue read(size_t step, const std::vector<int32_t>& positions) const;
   void ignore_unseen(const Attention& attention, const std::vector<int32_t>& positions, BoundedValue& weights) const;
   BoundedValue evaluate(size_t step, const std::vector<int32_t>& positions, bool recorded_ok, Evaluation& how) const;
-  ReplayedStep judge(size_t step, const Attempt& attempt, std::optional<std::pair<size_t, Step>> variant) const;
+  ReplayedStep judge(size_t step, const Attempt& attempt, std::vector<int32_t> positions, std::optional<std::pair<size_t, Step>> variant) const;
   void judge_values(ReplayedStep& result, const Step& step, const BoundedValue& value, const BoundedValue* input, const Attempt& attempt) const;
   std::vector<double> lazy_matmul_bounds(const Step& step, const ReplayedStep& result, const BoundedValue& input, const Attempt& attempt) const;
   std::string cannot_judge(size_t step) const;

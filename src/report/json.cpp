@@ -39,7 +39,7 @@ Json price_json(const Price& p) {
               {"kl_p99", number(p.kl_p99)}, {"kl_max", number(p.kl_max)}, {"argmax_changes", p.argmax_changes}, {"ties", p.ties}};
   if (p.first_token_changed) {
     out["first_token_changed"] = *p.first_token_changed;
-    out["first_change"] = {{"from", p.first_from}, {"to", p.first_to}, {"margin", number(p.first_margin)}};
+    out["first_change"] = {{"from", p.first_from}, {"to", p.first_to}, {"margin", number(p.first_margin)}, {"tie_floor", number(p.first_tie)}};
   }
   return out;
 }
@@ -93,7 +93,7 @@ std::string to_json(const Comparison& c) {
   out["steps"] = Json::array();
   for (const auto& row : c.steps) out["steps"].push_back(step_json(row));
   out["measured"] = {{"steps", c.measured}, {"of", c.of}, {"positions", c.positions}, {"floor", c.floor ? number(c.floor->logits) : Json(nullptr)}};
-  if (c.floor) out["measured"]["floor_runs"] = c.floor->runs, out["measured"]["tie"] = number(c.floor->tie);
+  if (c.floor) out["measured"]["floor_runs"] = c.floor->runs;
   out["notes"] = c.notes;
   return out.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
 }

@@ -90,7 +90,7 @@ std::string effect_text(const Comparison& c) {
   std::string text;
   if (p.first_token_changed) {
     text = fmt::format("token {} after the prompt: {} → {} (margin {:.3g} logits", *p.first_token_changed + 1, token_text(c, p.first_from), token_text(c, p.first_to), p.first_margin);
-    if (c.floor) text += fmt::format(", tie floor {:.2g}", c.floor->tie);
+    if (p.first_tie) text += fmt::format(", tie floor {:.2g}", *p.first_tie);
     text += "); ";
   }
   text += fmt::format("{} of {} argmax changed", p.argmax_changes, p.positions);

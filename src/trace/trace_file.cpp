@@ -7,6 +7,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <tuple>
 
 #include "core/check.h"
 #include "core/half.h"
@@ -48,9 +49,9 @@ Result<ArithmeticTable> read_arithmetic(const json& parent) {
   }
   // JSON objects have no order, so "the more exact pattern holds" is ours to fix: fewer letters come first, and
   // of as many letters more stars.
-  std::ranges::stable_sort(table, {}, [](const auto& row) {
+  std::ranges::sort(table, {}, [](const auto& row) {
     const auto stars = std::ranges::count(row.first, '*');
-    return std::pair(std::ssize(row.first) - stars, -stars);
+    return std::tuple(std::ssize(row.first) - stars, -stars, row.first);
   });
   return table;
 }

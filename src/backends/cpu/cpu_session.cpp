@@ -304,7 +304,11 @@ class CpuSession : public Session {
     const auto kv_head = [&](const Attention& a) { return a.head_map == HeadMap::Modulo ? head % a.kv_heads : head / (a.heads / a.kv_heads); };
     kernels_.attention_scores(line, q + row * heads * dim + head * dim, k + begin * k_width + kv_head(scores.attention) * dim, k_width,
                               end - begin, dim, static_cast<float>(scores.attention.scale));
-    if (scores_tap != nullptr) std::copy_n(line, end - begin, scores_tap + begin);
+    if (scores_tap != nullptr) {  // Scores exist for every key; a window hides some from the softmax only.
+      kernels_.attention_scores(scores_tap, q + row * heads * dim + head * dim, k + kv_head(scores.attention) * dim, k_width, begin, dim,
+                                static_cast<float>(scores.attention.scale));
+      std::copy_n(line, end - begin, scores_tap + begin);
+    }
     kernels_.softmax(line, end - begin);
     if (weights_tap != nullptr) std::copy_n(line, end - begin, weights_tap + begin);
     kernels_.attention_mix(out + row * heads * dim + head * dim, line, v + begin * v_width + kv_head(mix.attention) * dim, v_width,

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+// One test for each way in which an instrument of this kind has lied.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "tests/laws/test_support.h"
+
+namespace plumb::testing {
+namespace {
+
+using Bits = std::vector<std::vector<float>>;
+
+bool same_bits(const Bits& a, const Bits& b) {
+  return a.size() == b.size() && std::ranges::equal(a, b, [](const auto& x, const auto& y) {
+           return x.size() == y.size() && std::memcmp(x.data(), y.data(), x.size() * sizeof(float)) == 0;
+         });
+}
+
+class EveryBackend : public ::testing::TestWithParam<std::string> {};
+
+std::vector<std::string> backends() {
+  auto names = cpu_levels();
+  names.emplace_back("referee");
+  return names;
+}
+
+// A trace that changes the run shows another run than the one users get.
+TEST_P(EveryBackend, ObservingChangesNoBit) {
+  const auto model = tiny_model();
+  const Plan plan = make_plan(*model);
+  const auto backend = backend_of(GetParam());
+  Threads threads(2);
+  const RunSetup setup{*model, plan, *backend, threads};
+  const auto plain = run_greedily(setup, story_tokens(), 4).value();
+  auto writer = TraceWriter::to_memory("t", plan_trace(setup, plain.tokens, plain.prompt, {{"*"}}, {}).value()).value();
+  const auto recorded = record(setup, plain.tokens, plain.prompt, *writer).value();
+  EXPECT_TRUE(same_bits(plain.logits, recorded));
+  EXPECT_TRUE(check_unchanged(plain, recorded));
+  auto changed = recorded;
+  changed[2][7] = std::nextafter(changed[2][7], 100.0F);
+  EXPECT_FALSE(check_unchanged(plain, changed));
+}
+
+TEST_P(EveryBackend, AnyNumberOfThreadsGivesTheSameBits) {
+  const auto model = tiny_model();
+  const Plan plan = make_plan(*model);
+  const auto backend = backend_of(GetParam());
+  Threads one(1);
+  const auto expected = run_greedily({*model, plan, *backend, one}, story_tokens(), 4).value();
+  for (const size_t count : {2, 3, 8}) {
+    Threads many(count);
+    EXPECT_TRUE(same_bits(expected.logits, run_greedily({*model, plan, *backend, many}, story_tokens(), 4).value().logits)) << count;
+  }
+}
+
+// Batched and serial prefill, and any split of it, are one run.
+TEST_P(EveryBackend, AnySplitOfThePrefillGivesTheSameBits) {
+  const auto model = tiny_model();
+  const Plan plan = make_plan(*model);
+  const auto backend = backend_of(GetParam());
+  Threads threads(2);
+  const RunSetup setup{*model, plan, *backend, threads};
+  const auto tokens = story_tokens();
+  const auto whole = run_logits(setup, tokens, tokens.size(), 0).value();
+  for (const size_t part : {1, 2, 3, 5}) EXPECT_EQ(whole, run_logits(setup, tokens, tokens.size(), part).value()) << part;
+}
+
+INSTANTIATE_TEST_SUITE_P(Laws, EveryBackend, ::testing::ValuesIn(backends()), [](const auto& info) { return info.param; });
+
+TEST(Laws, AModelAgainstItselfIsTheSameAndExactlyZero) {
+  for (const char* backend : {"best", "scalar", "referee"}) {
+    const auto result = compare_runs({.backend = backend}, {.backend = backend});
+    EXPECT_EQ(result.verdict, Verdict::Same) << result.why;
+    EXPECT_EQ(result.measured, result.of);
+    for (const auto& row : result.steps) {
+      if (!row.total) continue;
+      EXPECT_EQ(*row.total, 0) << row.name;
+      EXPECT_EQ(*row.inherited, 0) << row.name;
+    }
+    ASSERT_TRUE(result.price);
+    EXPECT_EQ(result.price->kl_max, 0);
+  }
+}
+
+TEST(Laws, ReplayOfTheRefereeIsExactlyZero) {
+  const auto result = audit_run({.backend = "referee", .steps = {{"*"}}});
+  EXPECT_EQ(result.verdict, Verdict::Same) << result.why;
+  for (const auto& row : result.steps) {
+    ASSERT_TRUE(row.baseline->measured()) << row.name;
+    EXPECT_EQ(row.baseline->local, 0) << row.name;
+  }
+}
+
+// Scores and weights recorded or not: the same run is judged right.
+TEST(Laws, EveryStepOfACleanRunIsRightWithAndWithoutScores) {
+  for (const char* level : {"best", "scalar"})
+    for (const auto& steps : {StepChoice{}, StepChoice{{"*"}}}) {
+      const auto result = audit_run({.backend = level, .steps = steps});
+      EXPECT_NE(result.verdict, Verdict::Different) << result.why;
+      EXPECT_EQ(result.measured, result.of);
+    }
+}
+
+TEST(Laws, EquivalentRunsAreNeverCalledWrong) {
+  const auto levels = cpu_levels();
+  for (const auto& a : levels)
+    for (const auto& b : levels)
+      for (const size_t threads : {1, 2, 5}) {
+        const auto fed = greedy_tokens();
+        const auto result = compare_runs({.backend = a, .threads = 1, .fed = fed}, {.backend = b, .threads = threads, .fed = fed});
+        EXPECT_EQ(result.verdict, Verdict::Same) << a << " " << b << ": " << result.why;
+      }
+}
+
+// int8 activations against double precision: the same function, with a named and priced loss.
+TEST(Laws, CpuAgainstRefereeIsExplained) {
+  const auto fed = greedy_tokens();
+  const auto result = compare_runs({.fed = fed}, {.backend = "referee", .fed = fed});
+  EXPECT_EQ(result.verdict, Verdict::Explained) << result.why;
+  ASSERT_FALSE(result.findings.empty());
+  EXPECT_EQ(result.findings[0].reason, "arithmetic.int8_per_32");
+  EXPECT_EQ(result.findings[0].side, "baseline");
+  ASSERT_TRUE(result.price);
+  EXPECT_GT(result.price->kl_mean, 0);
+}
+
+TEST(Laws, OtherTokensAreNotComparable) {
+  auto longer = story_tokens();
+  longer.insert(longer.begin(), longer.front());
+  auto other = story_tokens();
+  other[2] = other[2] == 5 ? 6 : 5;
+  auto shorter = story_tokens();
+  shorter.pop_back();
+  const auto doubled = compare_runs({}, {.tokens = longer});
+  EXPECT_EQ(doubled.verdict, Verdict::NotComparable);
+  for (const auto& tokens : {other, shorter}) {
+    const auto result = compare_runs({.decode = 0}, {.decode = 0, .tokens = tokens});
+    EXPECT_EQ(result.verdict, Verdict::NotComparable);
+    EXPECT_TRUE(result.steps.empty());
+  }
+}
+
+TEST(Laws, ADoubledFirstTokenIsNamed) {
+  auto doubled = story_tokens();
+  doubled.insert(doubled.begin(), doubled.front());
+  const auto result = compare_runs({.decode = 0}, {.decode = 0, .tokens = doubled});
+  ASSERT_EQ(result.findings.size(), 1U);
+  EXPECT_EQ(result.findings[0].reason, "tokens.bos_doubled");
+  EXPECT_EQ(result.findings[0].side, "candidate");
+}
+
+// A missing step is neither zero nor a pass.
+TEST(Laws, AMissingPartIsUnmeasured) {
+  const auto result = compare_runs({.steps = {{"layer.0.*"}}}, {.steps = {{"layer.0.*"}}});
+  EXPECT_EQ(result.verdict, Verdict::Unmeasured) << result.why;
+  EXPECT_LT(result.measured, result.of);
+}
+
+TEST(Laws, AnEmptyTraceNeverPasses) {
+  auto a = side_of("baseline", {});
+  auto b = side_of("candidate", {});
+  b.trace.steps.clear();
+  Threads threads(1);
+  EXPECT_EQ(compare(a, b, {}, threads, [](size_t, size_t) {}).verdict, Verdict::Unmeasured);
+  a.trace.steps.clear();
+  EXPECT_EQ(compare(a, b, {}, threads, [](size_t, size_t) {}).verdict, Verdict::Unmeasured);
+  EXPECT_EQ(audit(a, threads, [](size_t, size_t) {}).verdict, Verdict::Unmeasured);
+  a.model = b.model = nullptr;
+  EXPECT_NE(compare(a, b, {}, threads, [](size_t, size_t) {}).verdict, Verdict::Same);
+}
+
+// A trace whose values were overwritten in place: one NaN anywhere must be found at its step.
+TEST(Laws, OneNanIsFound) {
+  for (const char* step : {"embedding", "layer.1.attn.norm", "layer.2.ffn.glu", "logits"}) {
+    auto side = side_of("candidate", {});
+    auto& recorded = side.trace.steps.at(step);
+    std::vector<std::byte> copy(recorded.view.bytes.begin(), recorded.view.bytes.end());
+    const float nan = std::nanf("");
+    std::memcpy(copy.data() + copy.size() / 2 / 4 * 4, &nan, sizeof(nan));
+    recorded.view.bytes = copy;
+    Threads threads(1);
+    const auto result = audit(side, threads, [](size_t, size_t) {});
+    EXPECT_EQ(result.verdict, Verdict::Different) << step;
+    const auto wrong = wrong_steps(result);
+    ASSERT_FALSE(wrong.empty()) << step;
+    EXPECT_EQ(wrong[0], step);
+  }
+}
+
+TEST(Laws, ATraceOfAnotherModelFileIsNotComparable) {
+  auto side = side_of("candidate", {});
+  side.trace.provenance.model["sha256"] = std::string(64, '0');
+  Threads threads(1);
+  const auto result = audit(side, threads, [](size_t, size_t) {});
+  EXPECT_EQ(result.verdict, Verdict::NotComparable);
+  EXPECT_EQ(result.findings[0].reason, "model.identity");
+}
+
+TEST(Laws, TokensOutsideTheVocabularyAreRefused) {
+  auto side = side_of("candidate", {});
+  side.trace.tokens[0] = 1'000'000;
+  Threads threads(1);
+  EXPECT_EQ(audit(side, threads, [](size_t, size_t) {}).verdict, Verdict::NotComparable);
+}
+
+// Without the model, equal bits are equal and everything else has no verdict.
+TEST(Laws, TwoTracesWithoutAModel) {
+  const auto fed = greedy_tokens();
+  auto a = side_of("baseline", {.fed = fed});
+  auto b = side_of("candidate", {.fed = fed});
+  auto c = side_of("candidate", {.inject = {"rope.theta@layer.1.attn.q_rope:500"}, .fed = fed});
+  a.model = b.model = c.model = nullptr;
+  Threads threads(1);
+  EXPECT_EQ(compare(a, b, {}, threads, [](size_t, size_t) {}).verdict, Verdict::Same);
+  EXPECT_EQ(compare(a, c, {}, threads, [](size_t, size_t) {}).verdict, Verdict::Unmeasured);
+}
+
+// A run without declared arithmetic is judged by the tightest that explains it, and it is named.
+TEST(Laws, UndeclaredArithmeticIsFound) {
+  auto side = side_of("candidate", {});
+  side.trace.provenance.arithmetic.clear();
+  Threads threads(2);
+  const auto result = audit(side, threads, [](size_t, size_t) {});
+  EXPECT_EQ(result.verdict, Verdict::Explained) << result.why;
+  EXPECT_EQ(result.findings[0].reason, "arithmetic.int8_per_32");
+}
+
+TEST(Laws, ASwitchThatEngagesNothingIsAnError) {
+  const auto model = tiny_model();
+  Plan plan = make_plan(*model);
+  EXPECT_FALSE(inject("rope.pairing@layer.0.attn.q", *model, plan));           // not a rotation
+  EXPECT_FALSE(inject("rope.theta@layer.0.attn.q_rope:10000", *model, plan));  // the theta it has
+  EXPECT_FALSE(inject("no.such.fault@logits", *model, plan));
+  EXPECT_FALSE(inject("rope.pairing@layer.99.attn.q_rope", *model, plan));
+  EXPECT_FALSE(inject("bias.skipped@layer.0.attn.q", *model, plan));  // no bias here
+  const auto backend = backend_of("scalar");
+  Threads threads(1);
+  EXPECT_FALSE(plan_trace({*model, plan, *backend, threads}, story_tokens(), 3, {{"layer.9.*"}}, {}));
+}
+
+}  // namespace
+}  // namespace plumb::testing
