@@ -58,13 +58,12 @@ void run(benchmark::State& state, const Kernels& kernels, const Type& type, Shap
 
 void add_level(const Kernels& kernels) {
   for (const Type& type : kTypes) {
-    for (const Shape s : {Shape{576, 1536, 1}, Shape{576, 1536, 256}, Shape{1536, 576, 1},
-                          Shape{1536, 576, 256}}) {
+    for (const Shape s :
+         {Shape{576, 1536, 1}, Shape{576, 1536, 256}, Shape{1536, 576, 1}, Shape{1536, 576, 256}}) {
       if (s.n % info(type.dtype).block_elements != 0) continue;
-      const std::string name = std::string(kernels.name) + "/" +
-                               std::string(info(type.dtype).short_name) + "/" +
-                               std::to_string(s.rows) + "x" + std::to_string(s.n) + "/" +
-                               std::to_string(s.tokens);
+      const std::string name =
+          std::string(kernels.name) + "/" + std::string(info(type.dtype).short_name) + "/" +
+          std::to_string(s.rows) + "x" + std::to_string(s.n) + "/" + std::to_string(s.tokens);
       benchmark::RegisterBenchmark(name.c_str(), run, kernels, type, s);
     }
   }

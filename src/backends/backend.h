@@ -14,9 +14,9 @@
 
 namespace plumb {
 
-// Sees values as they are computed. It is asked once for each step; a run with an observer computes the same
-// bits as a run without.
-// Values as the backend computed them: float, or the referee's double.
+// Sees values as they are computed. It is asked once for each step; a run with an observer computes
+// the same bits as a run without. Values as the backend computed them: float, or the referee's
+// double.
 using Values = std::variant<std::span<const float>, std::span<const double>>;
 
 class Observer {
@@ -34,9 +34,11 @@ enum class Outputs { LastPosition, AllPositions };
 class Session {
  public:
   virtual ~Session() = default;
-  // Feeds tokens behind those fed before, as one batch. Gives the logits, (rows, vocabulary), of the last position
-  // or of all. Fails if a token is outside the vocabulary or the capacity is exceeded.
-  virtual Result<std::vector<float>> forward(std::span<const Token> tokens, Outputs outputs, Observer* observer) = 0;
+  // Feeds tokens behind those fed before, as one batch. Gives the logits, (rows, vocabulary), of
+  // the last position or of all. Fails if a token is outside the vocabulary or the capacity is
+  // exceeded.
+  virtual Result<std::vector<float>> forward(std::span<const Token> tokens, Outputs outputs,
+                                             Observer* observer) = 0;
   virtual size_t position() const = 0;
 };
 
@@ -47,13 +49,14 @@ class Backend {
   virtual std::string level() const = 0;
   // How this backend computes a step: what goes into a trace, and what replay is judged by.
   virtual Arithmetic arithmetic(const Step& step) const = 0;
-  // Names at once a step that it cannot do. `capacity` is the number of positions that will be fed at most;
-  // model and plan outlive the session.
-  virtual Result<std::unique_ptr<Session>> open(const Model& model, const Plan& plan, size_t capacity,
-                                                Threads& threads) const = 0;
+  // Names at once a step that it cannot do. `capacity` is the number of positions that will be fed
+  // at most; model and plan outlive the session.
+  virtual Result<std::unique_ptr<Session>> open(const Model& model, const Plan& plan,
+                                                size_t capacity, Threads& threads) const = 0;
 };
 
 // Checks that every session makes before it computes.
-Result<void> check_tokens(std::span<const Token> tokens, const Model& model, size_t position, size_t capacity);
+Result<void> check_tokens(std::span<const Token> tokens, const Model& model, size_t position,
+                          size_t capacity);
 
 }  // namespace plumb

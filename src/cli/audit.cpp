@@ -17,7 +17,9 @@ Result<int> run_audit(const AuditOptions& options) {
   auto shared = std::make_shared<const Model>(std::move(model));
   Plan plan = make_plan(*shared);
   Side side{"candidate", side_label(options.trace), shared, std::move(plan), std::move(trace)};
-  const auto result = audit(std::move(side), threads, [](size_t done, size_t all) { show_progress("replaying step", done, all); });
+  const auto result = audit(std::move(side), threads, [](size_t done, size_t all) {
+    show_progress("replaying step", done, all);
+  });
   return report(result, options.report);
 }
 
@@ -25,10 +27,13 @@ Result<int> run_audit(const AuditOptions& options) {
 
 void add_audit(CLI::App& program, Command& chosen) {
   auto options = std::make_shared<AuditOptions>();
-  auto* app = program.add_subcommand("audit", "Judge one run: replay each of its steps in double precision");
+  auto* app = program.add_subcommand("audit",
+                                     "Judge one run: replay each of its steps in double precision");
   app->add_option("TRACE", options->trace, "Trace file")->required();
   app->add_option("--model", options->model, "Model file that the trace belongs to")->required();
-  app->add_option("--threads", options->threads, "Threads; 0: all processors")->check(CLI::Range(0, 1024))->capture_default_str();
+  app->add_option("--threads", options->threads, "Threads; 0: all processors")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
   options->report.add_to(*app);
   app->callback([options, &chosen] {
     chosen = [options] {

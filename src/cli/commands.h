@@ -30,8 +30,8 @@ struct MachineOptions {
   size_t thread_count() const;
 };
 
-// The tokens of a prompt: ids as given, or text in the words of the model's tokenizer (BOS as the model asks,
-// special tokens in the text become their ids).
+// The tokens of a prompt: ids as given, or text in the words of the model's tokenizer (BOS as the
+// model asks, special tokens in the text become their ids).
 Result<std::vector<Token>> read_tokens(const InputOptions& input, const Model& model);
 // The text as given by -p or --prompt-file.
 Result<std::string> read_prompt_text(const InputOptions& input);

@@ -27,8 +27,8 @@ struct Source {
   bool is_trace = false;
   std::optional<Trace> trace;
   std::shared_ptr<const Model> model;
-  Plan plan;         // of the file
-  Plan executed;     // with injected faults
+  Plan plan;      // of the file
+  Plan executed;  // with injected faults
   std::string injected;
   std::unique_ptr<Backend> backend;
 };
@@ -58,7 +58,8 @@ Result<Source> open_source(const CompareOptions& options, bool second) {
   source.executed = source.plan;
   if (!second) return source;
   for (const auto& text : options.inject) {
-    if (source.is_trace) return fail(ErrorCode::Usage, "--inject needs a model as candidate: a trace was run already");
+    if (source.is_trace)
+      return fail(ErrorCode::Usage, "--inject needs a model as candidate: a trace was run already");
     TRY(inject(text, *source.model, source.executed));
     source.injected += (source.injected.empty() ? "" : "; ") + text;
   }
@@ -70,11 +71,14 @@ struct Fed {
   size_t prompt = 0;
 };
 
-// The tokens that both sides are fed: those of a trace, or the prompt and what the baseline decodes from it.
+// The tokens that both sides are fed: those of a trace, or the prompt and what the baseline decodes
+// from it.
 Result<Fed> choose_tokens(const CompareOptions& options, Source& a, Source& b, Threads& threads) {
   for (const auto* source : {&a, &b})
     if (source->is_trace) {
-      if (options.input.given()) return fail(ErrorCode::Usage, "a trace brings its own tokens: leave out -p, --prompt-file and --tokens");
+      if (options.input.given())
+        return fail(ErrorCode::Usage,
+                    "a trace brings its own tokens: leave out -p, --prompt-file and --tokens");
       return Fed{source->trace->tokens, source->trace->prompt};
     }
   TRY_ASSIGN(const auto prompt, read_tokens(options.input, *a.model));
@@ -82,9 +86,13 @@ Result<Fed> choose_tokens(const CompareOptions& options, Source& a, Source& b, T
     TRY_ASSIGN(const auto other, read_tokens(options.input, *b.model));
     if (other != prompt) {
       size_t first = 0;
-      while (first < std::min(other.size(), prompt.size()) && other[first] == prompt[first]) ++first;
-      return fail(ErrorCode::NotComparable, fmt::format("not comparable: the two tokenizers cut the prompt differently, from token {} on ({} against {} tokens); compare on the same ids with --tokens",
-                                                        first, prompt.size(), other.size()));
+      while (first < std::min(other.size(), prompt.size()) && other[first] == prompt[first])
+        ++first;
+      return fail(
+          ErrorCode::NotComparable,
+          fmt::format("not comparable: the two tokenizers cut the prompt differently, from token "
+                      "{} on ({} against {} tokens); compare on the same ids with --tokens",
+                      first, prompt.size(), other.size()));
     }
   }
   const RunSetup setup{*a.model, a.executed, *a.backend, threads};
@@ -92,16 +100,20 @@ Result<Fed> choose_tokens(const CompareOptions& options, Source& a, Source& b, T
   return Fed{std::move(run.tokens), run.prompt};
 }
 
-Result<void> run_side(const CompareOptions& options, Source& source, const Fed& fed, Threads& threads) {
+Result<void> run_side(const CompareOptions& options, Source& source, const Fed& fed,
+                      Threads& threads) {
   if (source.is_trace) return {};
   const RunSetup setup{*source.model, source.executed, *source.backend, threads};
-  TRY_ASSIGN(auto layout, plan_trace(setup, fed.tokens, fed.prompt, options.steps, source.injected));
+  TRY_ASSIGN(auto layout,
+             plan_trace(setup, fed.tokens, fed.prompt, options.steps, source.injected));
   TRY_ASSIGN(auto writer, TraceWriter::to_memory(side_label(source.path), std::move(layout)));
   TRY_ASSIGN(const auto logits, record(setup, fed.tokens, fed.prompt, *writer));
   // The same run without an observer must give the same bits.
-  TRY_ASSIGN(auto session, source.backend->open(*source.model, source.executed, fed.tokens.size(), threads));
+  TRY_ASSIGN(auto session,
+             source.backend->open(*source.model, source.executed, fed.tokens.size(), threads));
   PlainRun plain{.tokens = fed.tokens, .prompt = fed.prompt, .logits = {}};
-  TRY_ASSIGN(auto first, session->forward(std::span(fed.tokens).first(fed.prompt), Outputs::LastPosition, nullptr));
+  TRY_ASSIGN(auto first, session->forward(std::span(fed.tokens).first(fed.prompt),
+                                          Outputs::LastPosition, nullptr));
   plain.logits.push_back(std::move(first));
   for (size_t i = fed.prompt; i < fed.tokens.size(); ++i) {
     TRY_ASSIGN(auto next, session->forward({&fed.tokens[i], 1}, Outputs::LastPosition, nullptr));
@@ -112,8 +124,8 @@ Result<void> run_side(const CompareOptions& options, Source& source, const Fed& 
   return {};
 }
 
-// Runs that nobody could call wrong: the prefill in two parts, and every embedding one unit in the last place larger.
-// What they change is what no verdict about the outcome may be built on.
+// Runs that nobody could call wrong: the prefill in two parts, and every embedding one unit in the
+// last place larger. What they change is what no verdict about the outcome may be built on.
 Result<NoiseFloor> measure_floor(const Source& source, const Fed& fed, Threads& threads) {
   Plan noisy = source.plan;
   noisy.steps.front().gain = 1 + 0x1p-23;
@@ -122,7 +134,8 @@ Result<NoiseFloor> measure_floor(const Source& source, const Fed& fed, Threads& 
   TRY_ASSIGN(const auto base, run_logits(plain, fed.tokens, fed.prompt, 0));
   NoiseFloor floor;
   const size_t width = source.model->config.vocabulary;
-  for (const auto& [setup, part] : {std::pair(&plain, (fed.prompt + 1) / 2), std::pair(&noise, size_t{0})}) {
+  for (const auto& [setup, part] :
+       {std::pair(&plain, (fed.prompt + 1) / 2), std::pair(&noise, size_t{0})}) {
     TRY_ASSIGN(const auto other, run_logits(*setup, fed.tokens, fed.prompt, part));
     ++floor.runs;
     for (size_t row = 0; row < fed.tokens.size(); ++row) {
@@ -137,7 +150,8 @@ Result<NoiseFloor> measure_floor(const Source& source, const Fed& fed, Threads& 
       }
       floor.logits = std::max(floor.logits, size > 0 ? std::sqrt(error / size) : 0);
       floor.ties.resize(fed.tokens.size());
-      floor.ties[row] = std::max(floor.ties[row], 2 * most);  // two logits may move against each other
+      floor.ties[row] =
+          std::max(floor.ties[row], 2 * most);  // two logits may move against each other
     }
   }
   return floor;
@@ -157,7 +171,9 @@ Result<int> run_compare(const CompareOptions& options) {
   }
   Side baseline{a.role, side_label(a.path), a.model, std::move(a.plan), std::move(*a.trace)};
   Side candidate{b.role, side_label(b.path), b.model, std::move(b.plan), std::move(*b.trace)};
-  const auto result = compare(std::move(baseline), std::move(candidate), floor, threads, [](size_t done, size_t all) { show_progress("replaying step", done, all); });
+  const auto result =
+      compare(std::move(baseline), std::move(candidate), floor, threads,
+              [](size_t done, size_t all) { show_progress("replaying step", done, all); });
   return report(result, options.report);
 }
 
@@ -165,16 +181,23 @@ Result<int> run_compare(const CompareOptions& options) {
 
 void add_compare(CLI::App& program, Command& chosen) {
   auto options = std::make_shared<CompareOptions>();
-  auto* app = program.add_subcommand("compare", "Do two runs compute the same model? A and B: a model or a trace each");
+  auto* app = program.add_subcommand(
+      "compare", "Do two runs compute the same model? A and B: a model or a trace each");
   app->add_option("A", options->baseline, "Baseline: a model (GGUF) or a trace")->required();
   app->add_option("B", options->candidate, "Candidate: a model (GGUF) or a trace")->required();
-  app->add_option("--model", options->models, "Model file that traces belong to; given twice: of A, then of B")->expected(1, 2);
+  app->add_option("--model", options->models,
+                  "Model file that traces belong to; given twice: of A, then of B")
+      ->expected(1, 2);
   options->input.add_to(*app, 8);
   options->machine.add_to(*app);
-  app->add_option("--candidate-backend", options->candidate_backend, "Another backend for B")->check(CLI::IsMember({"cpu", "referee"}));
+  app->add_option("--candidate-backend", options->candidate_backend, "Another backend for B")
+      ->check(CLI::IsMember({"cpu", "referee"}));
   app->add_option("--candidate-cpu", options->candidate_level, "Another CPU level for B");
-  app->add_option("--steps", options->steps.patterns, "Steps to record of models, such as 'layer.0.*'");
-  app->add_option("--inject", options->inject, "Put a fault into B, a model: NAME@STEP or NAME@STEP:PARAMETER (plumb trace --list-faults)");
+  app->add_option("--steps", options->steps.patterns,
+                  "Steps to record of models, such as 'layer.0.*'");
+  app->add_option(
+      "--inject", options->inject,
+      "Put a fault into B, a model: NAME@STEP or NAME@STEP:PARAMETER (plumb trace --list-faults)");
   options->report.add_to(*app);
   app->callback([options, &chosen] {
     chosen = [options] {

@@ -22,9 +22,12 @@ Result<std::string> read_text_file(const std::string& path) {
     text << std::cin.rdbuf();
     return text.str();
   }
-  if (std::filesystem::is_directory(path)) return fail(ErrorCode::Io, fmt::format("{}: it is a folder, not a text file", path));
+  if (std::filesystem::is_directory(path))
+    return fail(ErrorCode::Io, fmt::format("{}: it is a folder, not a text file", path));
   std::ifstream file(path, std::ios::binary);
-  if (!file) return fail(ErrorCode::NotFound, fmt::format("{}: cannot open: {}", path, std::strerror(errno)));
+  if (!file)
+    return fail(ErrorCode::NotFound,
+                fmt::format("{}: cannot open: {}", path, std::strerror(errno)));
   text << file.rdbuf();
   return text.str();
 }
@@ -40,7 +43,9 @@ Result<std::vector<Token>> parse_ids(const std::string& text) {
     while (first < last && *first == ' ') ++first;
     const auto [stop, error] = std::from_chars(first, last, id);
     if (error != std::errc() || stop != last)
-      return fail(ErrorCode::Usage, fmt::format("--tokens: '{}' is not a token id; expected numbers with commas between them, such as 1,2,3", std::string(first, last)));
+      return fail(ErrorCode::Usage, fmt::format("--tokens: '{}' is not a token id; expected "
+                                                "numbers with commas between them, such as 1,2,3",
+                                                std::string(first, last)));
     ids.push_back(id);
     begin = end + 1;
   }
@@ -52,20 +57,44 @@ Result<std::vector<Token>> parse_ids(const std::string& text) {
 void InputOptions::add_to(CLI::App& app, size_t default_decode) {
   decode = default_decode;
   auto* group = app.add_option_group("Input");
-  group->add_option_function<std::string>("-p,--prompt", [this](const std::string& v) { prompt = v; has_prompt = true; }, "Prompt text");
-  group->add_option_function<std::string>("--prompt-file", [this](const std::string& v) { prompt_file = v; has_file = true; }, "Prompt text from a file; - is standard input");
-  group->add_option_function<std::string>("--tokens", [this](const std::string& v) { tokens = v; has_tokens = true; }, "Token ids as given, nothing added: 1,2,3");
+  group->add_option_function<std::string>(
+      "-p,--prompt",
+      [this](const std::string& v) {
+        prompt = v;
+        has_prompt = true;
+      },
+      "Prompt text");
+  group->add_option_function<std::string>(
+      "--prompt-file",
+      [this](const std::string& v) {
+        prompt_file = v;
+        has_file = true;
+      },
+      "Prompt text from a file; - is standard input");
+  group->add_option_function<std::string>(
+      "--tokens",
+      [this](const std::string& v) {
+        tokens = v;
+        has_tokens = true;
+      },
+      "Token ids as given, nothing added: 1,2,3");
   group->require_option(0, 1);
   app.add_option("--decode", decode, "Tokens to decode after the prompt")->capture_default_str();
 }
 
 void MachineOptions::add_to(CLI::App& app) {
-  app.add_option("--backend", backend, "cpu (the production path) or referee (double precision)")->check(CLI::IsMember({"cpu", "referee"}))->capture_default_str();
+  app.add_option("--backend", backend, "cpu (the production path) or referee (double precision)")
+      ->check(CLI::IsMember({"cpu", "referee"}))
+      ->capture_default_str();
   app.add_option("--cpu", level, "CPU level: scalar, avx2 or best")->capture_default_str();
-  app.add_option("--threads", threads, "Threads; 0: all processors")->check(CLI::Range(0, 1024))->capture_default_str();
+  app.add_option("--threads", threads, "Threads; 0: all processors")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
 }
 
-size_t MachineOptions::thread_count() const { return threads == 0 ? available_processors() : threads; }
+size_t MachineOptions::thread_count() const {
+  return threads == 0 ? available_processors() : threads;
+}
 
 Result<std::unique_ptr<Backend>> MachineOptions::make_backend() const {
   if (backend == "referee") return make_referee_backend();
@@ -79,10 +108,13 @@ Result<std::string> read_prompt_text(const InputOptions& input) {
 
 Result<std::vector<Token>> read_tokens(const InputOptions& input, const Model& model) {
   if (input.has_tokens) return parse_ids(input.tokens);
-  if (!input.given()) return fail(ErrorCode::Usage, "no input: give -p TEXT, --prompt-file FILE or --tokens 1,2,3");
+  if (!input.given())
+    return fail(ErrorCode::Usage, "no input: give -p TEXT, --prompt-file FILE or --tokens 1,2,3");
   TRY_ASSIGN(const auto text, read_prompt_text(input));
   if (!model.tokenizer)
-    return fail(ErrorCode::Unsupported, fmt::format("{}: cannot turn text into tokens: {}; give token ids with --tokens", model.path, model.tokenizer_missing));
+    return fail(ErrorCode::Unsupported,
+                fmt::format("{}: cannot turn text into tokens: {}; give token ids with --tokens",
+                            model.path, model.tokenizer_missing));
   return model.tokenizer->encode(text, true, true);
 }
 

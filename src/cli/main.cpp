@@ -9,10 +9,15 @@ using namespace plumb::cli;
 
 int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_DFL);  // A closed pipe ends the program quietly.
-  CLI::App program("plumb: do two LLM inference runs compute the same model, and if not, which operation is wrong?", "plumb");
+  CLI::App program(
+      "plumb: do two LLM inference runs compute the same model, and if not, which operation is "
+      "wrong?",
+      "plumb");
   program.set_version_flag("--version", std::string("plumb ") + PLUMB_VERSION);
   program.require_subcommand(1);
-  program.footer("Exit: 0 same or pass, 1 different, 2 not comparable or not measured, 3 could not run.\n'plumb COMMAND --help' shows a command's options.");
+  program.footer(
+      "Exit: 0 same or pass, 1 different, 2 not comparable or not measured, 3 could not "
+      "run.\n'plumb COMMAND --help' shows a command's options.");
   Command chosen;
   add_run(program, chosen);
   add_trace(program, chosen);

@@ -11,7 +11,9 @@
 
 namespace plumb::cli {
 
-std::string side_label(const std::string& path) { return std::filesystem::path(path).filename().string(); }
+std::string side_label(const std::string& path) {
+  return std::filesystem::path(path).filename().string();
+}
 
 void ReportOptions::add_to(CLI::App& app) {
   app.add_flag("--json", json, "Print JSON (docs/report.md)");
@@ -29,7 +31,8 @@ Result<int> report(const Comparison& comparison, const ReportOptions& options) {
     fmt::print("{}", to_text(comparison, {.all_steps = options.all, .colour = colour}));
   }
   switch (comparison.verdict) {
-    case Verdict::Same: case Verdict::Explained: return kPass;
+    case Verdict::Same:
+    case Verdict::Explained: return kPass;
     case Verdict::Different: return kFail;
     default: return kUnmeasured;
   }

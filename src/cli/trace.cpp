@@ -20,7 +20,8 @@ struct TraceOptions {
 };
 
 void print_faults() {
-  for (const auto& fault : fault_catalogue()) fmt::print("{:<20} {}  [{}]\n", fault.name, fault.summary, fault.steps);
+  for (const auto& fault : fault_catalogue())
+    fmt::print("{:<20} {}  [{}]\n", fault.name, fault.summary, fault.steps);
 }
 
 Result<int> trace(const TraceOptions& options) {
@@ -36,8 +37,8 @@ Result<int> trace(const TraceOptions& options) {
     injected += (injected.empty() ? "" : "; ") + text;
   }
   const RunSetup setup{model, plan, *backend, threads};
-  // The tokens of a greedy run are known only afterwards: it runs once as users run it, and once more, recorded, with
-  // the same tokens. Both must give the same bits.
+  // The tokens of a greedy run are known only afterwards: it runs once as users run it, and once
+  // more, recorded, with the same tokens. Both must give the same bits.
   TRY_ASSIGN(const auto plain, run_greedily(setup, prompt, options.input.decode));
   TRY_ASSIGN(auto layout, plan_trace(setup, plain.tokens, plain.prompt, options.steps, injected));
   const size_t steps = layout.steps.size();
@@ -46,12 +47,18 @@ Result<int> trace(const TraceOptions& options) {
   TRY(check_unchanged(plain, logits));
   TRY(writer->finish());
   if (options.json) {
-    nlohmann::ordered_json out = {{"plumb", "trace"}, {"version", 1}, {"file", options.output}, {"tokens", plain.tokens}, {"prompt", plain.prompt},
-                                  {"steps", steps}, {"of", plan.steps.size()}, {"bytes", writer->size_bytes()}, {"injected", options.inject}};
+    nlohmann::ordered_json out = {{"plumb", "trace"},          {"version", 1},
+                                  {"file", options.output},    {"tokens", plain.tokens},
+                                  {"prompt", plain.prompt},    {"steps", steps},
+                                  {"of", plan.steps.size()},   {"bytes", writer->size_bytes()},
+                                  {"injected", options.inject}};
     fmt::print("{}\n", out.dump(2));
   } else {
-    fmt::print("{}: {} of {} steps × {} positions ({} prompt + {} decoded), {:.1f} MB; the recorded run gave the same bits as the plain one\n", options.output, steps,
-               plan.steps.size(), plain.tokens.size(), plain.prompt, plain.tokens.size() - plain.prompt, static_cast<double>(writer->size_bytes()) / 1e6);
+    fmt::print(
+        "{}: {} of {} steps × {} positions ({} prompt + {} decoded), {:.1f} MB; the recorded run "
+        "gave the same bits as the plain one\n",
+        options.output, steps, plan.steps.size(), plain.tokens.size(), plain.prompt,
+        plain.tokens.size() - plain.prompt, static_cast<double>(writer->size_bytes()) / 1e6);
   }
   return kPass;
 }
@@ -65,12 +72,16 @@ void add_trace(CLI::App& program, Command& chosen) {
   auto* output = app->add_option("-o,--output", options->output, "Trace file to write");
   options->input.add_to(*app, 8);
   options->machine.add_to(*app);
-  app->add_option("--steps", options->steps.patterns, "Steps to record, such as 'layer.0.*'; all but attn.scores and attn.weights if not given");
-  app->add_option("--inject", options->inject, "Put a fault into the run: NAME@STEP or NAME@STEP:PARAMETER");
+  app->add_option(
+      "--steps", options->steps.patterns,
+      "Steps to record, such as 'layer.0.*'; all but attn.scores and attn.weights if not given");
+  app->add_option("--inject", options->inject,
+                  "Put a fault into the run: NAME@STEP or NAME@STEP:PARAMETER");
   app->add_flag("--list-faults", options->list_faults, "List the faults that --inject knows");
   app->add_flag("--json", options->json, "Print JSON");
   app->callback([options, model, output, &chosen] {
-    if (!options->list_faults && (model->empty() || output->empty())) throw CLI::RequiredError("MODEL and -o FILE");
+    if (!options->list_faults && (model->empty() || output->empty()))
+      throw CLI::RequiredError("MODEL and -o FILE");
     chosen = [options]() -> int {
       if (options->list_faults) {
         print_faults();

@@ -45,8 +45,9 @@ class ByteReader {
  private:
   Result<void> require(uint64_t size) const {
     if (size <= remaining()) return {};
-    return fail(ErrorCode::Corrupt, fmt::format("the file ends too early: at byte {} it needs {} more, has {}",
-                                                offset_, size, remaining()));
+    return fail(ErrorCode::Corrupt,
+                fmt::format("the file ends too early: at byte {} it needs {} more, has {}", offset_,
+                            size, remaining()));
   }
 
   std::span<const std::byte> bytes_;

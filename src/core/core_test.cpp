@@ -253,16 +253,16 @@ TEST(Half, F16TakesEveryValueThereAndBack) {
     const int exponent = static_cast<int>((bits >> 10) & 31U);
     const auto mantissa = static_cast<double>(bits & 0x3FFU);
     if (exponent == 31) continue;
-    const double size = exponent == 0 ? std::ldexp(mantissa, -24)
-                                      : std::ldexp(1024 + mantissa, exponent - 25);
+    const double size =
+        exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25);
     ASSERT_EQ(static_cast<double>(value), (bits & 0x8000U) ? -size : size) << bits;
   }
 }
 
 TEST(Half, RoundsToNearestEven) {
   // Guards against truncation, which is off by up to a whole unit and always to one side.
-  EXPECT_EQ(f32_to_f16(1.0F + 0x1p-11F), 0x3C00);            // a tie goes to even, down
-  EXPECT_EQ(f32_to_f16(1.0F + 3 * 0x1p-11F), 0x3C02);        // a tie goes to even, up
+  EXPECT_EQ(f32_to_f16(1.0F + 0x1p-11F), 0x3C00);      // a tie goes to even, down
+  EXPECT_EQ(f32_to_f16(1.0F + 3 * 0x1p-11F), 0x3C02);  // a tie goes to even, up
   EXPECT_EQ(f32_to_f16(1.0F + 0x1p-11F + 0x1p-20F), 0x3C01);
   EXPECT_EQ(f32_to_f16(65519.0F), 0x7BFF);
   EXPECT_EQ(f32_to_f16(65520.0F), 0x7C00);

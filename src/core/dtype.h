@@ -8,7 +8,23 @@
 
 namespace plumb {
 
-enum class DType : uint8_t { F64, F32, F16, BF16, I64, I32, I16, I8, U8, Bool, Q4_0, Q4_1, Q8_0, Q4_K, Q6_K };
+enum class DType : uint8_t {
+  F64,
+  F32,
+  F16,
+  BF16,
+  I64,
+  I32,
+  I16,
+  I8,
+  U8,
+  Bool,
+  Q4_0,
+  Q4_1,
+  Q8_0,
+  Q4_K,
+  Q6_K
+};
 
 struct DTypeInfo {
   DType dtype;

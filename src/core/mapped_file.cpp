@@ -24,7 +24,7 @@ Result<MappedFile> MappedFile::open(const std::filesystem::path& path) {
     const auto code = errno == ENOENT ? ErrorCode::NotFound : ErrorCode::Io;
     return fail(code, fmt::format("cannot open: {}", std::strerror(errno)));
   }
-  struct stat status {};
+  struct stat status{};
   MappedFile file;
   std::string trouble;
   if (fstat(fd, &status) != 0) {

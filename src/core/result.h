@@ -33,16 +33,16 @@ inline std::unexpected<Error> fail(ErrorCode code, std::string message) {
 #define PLUMB_CONCAT(a, b) PLUMB_CONCAT_(a, b)
 
 // Returns the error of `expression` to the caller, or goes on.
-#define TRY(expression)                                             \
-  do {                                                              \
-    if (auto try_result_ = (expression); !try_result_)              \
-      return std::unexpected(std::move(try_result_).error());       \
+#define TRY(expression)                                       \
+  do {                                                        \
+    if (auto try_result_ = (expression); !try_result_)        \
+      return std::unexpected(std::move(try_result_).error()); \
   } while (false)
 
 // TRY_ASSIGN(auto x, f()): x is the value of f(), or the error goes to the caller.
 #define TRY_ASSIGN(target, expression) \
   TRY_ASSIGN_(PLUMB_CONCAT(try_assign_, __LINE__), target, expression)
-#define TRY_ASSIGN_(name, target, expression)                             \
-  auto name = (expression);                                               \
-  if (!name) return std::unexpected(std::move(name).error());             \
+#define TRY_ASSIGN_(name, target, expression)                 \
+  auto name = (expression);                                   \
+  if (!name) return std::unexpected(std::move(name).error()); \
   target = std::move(*name)

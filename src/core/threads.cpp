@@ -8,8 +8,9 @@
 namespace plumb {
 namespace {
 
-// A decode step has hundreds of short parallel parts: a sleeping thread would cost more than the work. Without work
-// it sleeps after some 100 microseconds all the same, so that an idle program is idle.
+// A decode step has hundreds of short parallel parts: a sleeping thread would cost more than the
+// work. Without work it sleeps after some 100 microseconds all the same, so that an idle program is
+// idle.
 constexpr int kSpins = 4000;
 // More than one chunk a thread: one that starts late takes fewer.
 constexpr size_t kChunksPerThread = 4;
@@ -44,7 +45,9 @@ Threads::~Threads() {
 void Threads::take_chunks() {
   uint64_t ticket = ticket_.load(std::memory_order_acquire);
   while (next_of(ticket) < chunks_of(ticket)) {
-    if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
+    if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel,
+                                       std::memory_order_acquire))
+      continue;
     // The job cannot end before this chunk is done: its fields stay as they are.
     const size_t begin = next_of(ticket) * chunk_size_;
     (*body_)(begin, std::min(begin + chunk_size_, size_));
@@ -70,7 +73,9 @@ void Threads::run(size_t size, size_t grain, const Body& body) {
   const uint64_t generation = generation_of(ticket_.load(std::memory_order_relaxed)) + 1;
   ticket_.store(generation << 32 | chunks << 16, std::memory_order_seq_cst);
   if (sleepers_.load(std::memory_order_seq_cst) > 0) {
-    { std::lock_guard lock(mutex_); }  // A thread between its check and its sleep holds this.
+    {
+      std::lock_guard lock(mutex_);
+    }  // A thread between its check and its sleep holds this.
     wake_.notify_all();
   }
   take_chunks();
@@ -82,7 +87,9 @@ void Threads::run(size_t size, size_t grain, const Body& body) {
 
 void Threads::work() {
   uint64_t seen = 0;
-  const auto changed = [&] { return generation_of(ticket_.load(std::memory_order_seq_cst)) != seen; };
+  const auto changed = [&] {
+    return generation_of(ticket_.load(std::memory_order_seq_cst)) != seen;
+  };
   while (true) {
     for (int spin = 0; spin < kSpins && !changed(); ++spin) relax();
     if (!changed()) {
@@ -100,7 +107,8 @@ void Threads::work() {
 size_t available_processors() {
   cpu_set_t set;
   CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) != 0) return std::max(1U, std::thread::hardware_concurrency());
+  if (sched_getaffinity(0, sizeof(set), &set) != 0)
+    return std::max(1U, std::thread::hardware_concurrency());
   return static_cast<size_t>(std::max(1, CPU_COUNT(&set)));
 }
 

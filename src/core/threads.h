@@ -11,9 +11,9 @@
 
 namespace plumb {
 
-// A fixed team of threads; the caller is one of them. Work is cut into contiguous chunks that the threads take one
-// after the other, so a thread that the system has stopped holds nobody up. Which thread computes an index never
-// changes what is computed.
+// A fixed team of threads; the caller is one of them. Work is cut into contiguous chunks that the
+// threads take one after the other, so a thread that the system has stopped holds nobody up. Which
+// thread computes an index never changes what is computed.
 class Threads {
  public:
   // At least one; more than the machine has is allowed (and slow).
@@ -25,8 +25,8 @@ class Threads {
   size_t count() const { return workers_.size() + 1; }
 
   using Body = std::function<void(size_t begin, size_t end)>;
-  // Calls body so that its ranges cover [0, size) once; returns when all are done. Ranges begin at multiples of
-  // `grain`. One job at a time.
+  // Calls body so that its ranges cover [0, size) once; returns when all are done. Ranges begin at
+  // multiples of `grain`. One job at a time.
   void run(size_t size, size_t grain, const Body& body);
 
  private:
@@ -37,8 +37,8 @@ class Threads {
   std::vector<std::thread> workers_;
   const Body* body_ = nullptr;
   size_t size_ = 0, chunk_size_ = 1;
-  // Generation (32 bits), number of chunks (16), next chunk (16): one word, so that a late thread can never take a
-  // chunk of a job that is over.
+  // Generation (32 bits), number of chunks (16), next chunk (16): one word, so that a late thread
+  // can never take a chunk of a job that is over.
   std::atomic<uint64_t> ticket_ = 0;
   std::atomic<size_t> done_ = 0;
   std::atomic<bool> stop_ = false;

@@ -27,7 +27,9 @@ std::string number(double x) { return fmt::format("{:.6g}", x); }
 // The given value, or those that engines use by mistake; never the right one.
 std::vector<double> candidates(const FaultContext& c, double right, std::vector<double> usual) {
   if (c.parameter) return *c.parameter == right ? std::vector<double>{} : std::vector{*c.parameter};
-  std::erase_if(usual, [&](double x) { return x == right || std::fabs(x - right) <= 1e-6 * std::fabs(right); });
+  std::erase_if(usual, [&](double x) {
+    return x == right || std::fabs(x - right) <= 1e-6 * std::fabs(right);
+  });
   return usual;
 }
 
@@ -40,17 +42,22 @@ Variants rope_pairing(const FaultContext& c) {
   const auto halves = fmt::format("halves (i, i+{})", half);
   const std::string pairs = "neighbours (2i, 2i+1)";
   return {variant(step, neighbours ? "neighbours" : "halves", neighbours ? "halves" : "neighbours",
-                  fmt::format("it rotates {}; this model file pairs {}", neighbours ? halves : pairs, neighbours ? pairs : halves))};
+                  fmt::format("it rotates {}; this model file pairs {}",
+                              neighbours ? halves : pairs, neighbours ? pairs : halves))};
 }
 
 Variants rope_theta(const FaultContext& c) {
   if (step_of(c).op != Op::Rope) return {};
   Variants all;
-  for (const double base : candidates(c, step_of(c).rope.base, {10000, 100000, 500000, 1000000, 5000000, 10000000, 20000, 50000, 130000})) {
+  for (const double base :
+       candidates(c, step_of(c).rope.base,
+                  {10000, 100000, 500000, 1000000, 5000000, 10000000, 20000, 50000, 130000})) {
     if (base <= 0) continue;
     Step step = step_of(c);
     step.rope.base = base;
-    all.push_back(variant(step, number(step_of(c).rope.base), number(base), fmt::format("it rotates with theta {}; the file says {}", number(base), number(step_of(c).rope.base))));
+    all.push_back(variant(step, number(step_of(c).rope.base), number(base),
+                          fmt::format("it rotates with theta {}; the file says {}", number(base),
+                                      number(step_of(c).rope.base))));
   }
   return all;
 }
@@ -68,7 +75,8 @@ Variants rope_position(const FaultContext& c) {
   for (const double shift : candidates(c, 0, {1, -1})) {
     Step step = step_of(c);
     step.rope.position_shift = static_cast<int32_t>(shift);
-    all.push_back(variant(step, "0", number(shift), fmt::format("every position is off by {}", number(shift))));
+    all.push_back(variant(step, "0", number(shift),
+                          fmt::format("every position is off by {}", number(shift))));
   }
   return all;
 }
@@ -82,7 +90,9 @@ Variants norm_epsilon(const FaultContext& c) {
     if (!(epsilon >= 0)) continue;
     Step step = step_of(c);
     step.epsilon = epsilon;
-    all.push_back(variant(step, number(step_of(c).epsilon), number(epsilon), fmt::format("epsilon is {}; the file says {}", number(epsilon), number(step_of(c).epsilon))));
+    all.push_back(variant(step, number(step_of(c).epsilon), number(epsilon),
+                          fmt::format("epsilon is {}; the file says {}", number(epsilon),
+                                      number(step_of(c).epsilon))));
   }
   return all;
 }
@@ -91,7 +101,8 @@ Variants norm_gamma_skipped(const FaultContext& c) {
   if (step_of(c).op != Op::RmsNorm) return {};
   Step step = step_of(c);
   step.use_gamma = false;
-  return {variant(step, step.weight->name, "none", fmt::format("the norm's weight {} is not applied", step.weight->name))};
+  return {variant(step, step.weight->name, "none",
+                  fmt::format("the norm's weight {} is not applied", step.weight->name))};
 }
 
 Variants bias_skipped(const FaultContext& c) {
@@ -110,18 +121,24 @@ Variants bias_skipped(const FaultContext& c) {
   return {variant(step, bias->name, "none", fmt::format("the bias {} is not added", bias->name))};
 }
 
-// A weight of the same shape that belongs to another step of the same layer: gate and up swapped, the other norm.
+// A weight of the same shape that belongs to another step of the same layer: gate and up swapped,
+// the other norm.
 Variants weights_swapped(const FaultContext& c) {
   const Step& right = step_of(c);
   if (!right.weight || right.op == Op::Embedding || !right.name.starts_with("layer.")) return {};
   const auto layer = right.name.substr(0, right.name.find('.', 6) + 1);
   Variants all;
   for (const auto& other : c.plan.steps) {
-    if (!other.name.starts_with(layer) || other.op != right.op || !other.weight || other.weight == right.weight) continue;
-    if (other.weight->rows != right.weight->rows || other.weight->columns != right.weight->columns) continue;
+    if (!other.name.starts_with(layer) || other.op != right.op || !other.weight ||
+        other.weight == right.weight)
+      continue;
+    if (other.weight->rows != right.weight->rows || other.weight->columns != right.weight->columns)
+      continue;
     Step step = right;
     step.weight = other.weight;
-    all.push_back(variant(step, right.weight->name, other.weight->name, fmt::format("it uses the weight {} in place of {}", other.weight->name, right.weight->name)));
+    all.push_back(variant(step, right.weight->name, other.weight->name,
+                          fmt::format("it uses the weight {} in place of {}", other.weight->name,
+                                      right.weight->name)));
   }
   return all;
 }
@@ -146,7 +163,9 @@ Variants weights_transposed(const FaultContext& c) {
   for (size_t j = 0; j < rows; ++j)
     for (size_t i = 0; i < columns; ++i) read[j * columns + i] = right[i * rows + j];
   step.weight = weight_of_floats(*step.weight, read);
-  return {variant(step, "rows x columns", "columns x rows", fmt::format("the matrix {} ({}x{}) is read transposed", step.weight->name, rows, columns))};
+  return {variant(
+      step, "rows x columns", "columns x rows",
+      fmt::format("the matrix {} ({}x{}) is read transposed", step.weight->name, rows, columns))};
 }
 
 // Low and high halves of each byte exchanged, in the types that pack two values into one byte.
@@ -169,11 +188,13 @@ Variants weights_nibbles(const FaultContext& c) {
   }
   weight->bytes = weight->storage;
   step.weight = std::move(weight);
-  return {variant(step, "low nibble first", "high nibble first", fmt::format("the nibbles of {} ({}) are taken in the wrong order", step.weight->name, info(step.weight->dtype).name))};
+  return {variant(step, "low nibble first", "high nibble first",
+                  fmt::format("the nibbles of {} ({}) are taken in the wrong order",
+                              step.weight->name, info(step.weight->dtype).name))};
 }
 
-// The bytes of the tensor go through the kernel of another block type; what it needs beyond the tensor it takes from
-// whatever lies behind it in the file.
+// The bytes of the tensor go through the kernel of another block type; what it needs beyond the
+// tensor it takes from whatever lies behind it in the file.
 Variants weights_block_type(const FaultContext& c) {
   const Step& right = step_of(c);
   if (right.op != Op::MatMul || !is_quantized(right.weight->dtype)) return {};
@@ -184,24 +205,32 @@ Variants weights_block_type(const FaultContext& c) {
   const size_t count = right.weight->rows * right.weight->columns;
   Variants all;
   for (const DType dtype : {DType::Q6_K, DType::Q4_K, DType::Q4_0, DType::Q4_1, DType::Q8_0}) {
-    if (dtype == right.weight->dtype || right.weight->columns % info(dtype).block_elements != 0 || bytes_of(dtype, count) > left) continue;
+    if (dtype == right.weight->dtype || right.weight->columns % info(dtype).block_elements != 0 ||
+        bytes_of(dtype, count) > left)
+      continue;
     auto weight = std::make_shared<Weight>(*right.weight);
     weight->dtype = dtype;
     weight->bytes = {data, bytes_of(dtype, count)};
     Step step = right;
     step.weight = std::move(weight);
-    all.push_back(variant(step, std::string(info(right.weight->dtype).name), std::string(info(dtype).name),
-                          fmt::format("the {} blocks of {} are read as {}", info(right.weight->dtype).name, right.weight->name, info(dtype).name)));
+    all.push_back(
+        variant(step, std::string(info(right.weight->dtype).name), std::string(info(dtype).name),
+                fmt::format("the {} blocks of {} are read as {}", info(right.weight->dtype).name,
+                            right.weight->name, info(dtype).name)));
   }
   return all;
 }
 
 Variants attention_head_map(const FaultContext& c) {
   Step step = step_of(c);
-  if ((step.op != Op::Scores && step.op != Op::Mix) || step.attention.kv_heads == 1 || step.attention.kv_heads == step.attention.heads) return {};
+  if ((step.op != Op::Scores && step.op != Op::Mix) || step.attention.kv_heads == 1 ||
+      step.attention.kv_heads == step.attention.heads)
+    return {};
   step.attention.head_map = HeadMap::Modulo;
-  return {variant(step, "h / group", "h % kv_heads", fmt::format("query head h reads KV head h % {}; the model groups them: h / {}", step.attention.kv_heads,
-                                                                 step.attention.heads / step.attention.kv_heads))};
+  return {variant(
+      step, "h / group", "h % kv_heads",
+      fmt::format("query head h reads KV head h % {}; the model groups them: h / {}",
+                  step.attention.kv_heads, step.attention.heads / step.attention.kv_heads))};
 }
 
 Variants attention_scale(const FaultContext& c) {
@@ -209,11 +238,16 @@ Variants attention_scale(const FaultContext& c) {
   const auto& a = step_of(c).attention;
   const auto dim = static_cast<double>(a.head_dim);
   Variants all;
-  for (const double scale : candidates(c, a.scale, {1.0, 1 / dim, 1 / std::sqrt(dim * static_cast<double>(a.heads)),
-                                                    1 / std::sqrt(static_cast<double>(c.model.config.width) / static_cast<double>(a.heads)), std::sqrt(dim)})) {
+  for (const double scale : candidates(
+           c, a.scale,
+           {1.0, 1 / dim, 1 / std::sqrt(dim * static_cast<double>(a.heads)),
+            1 / std::sqrt(static_cast<double>(c.model.config.width) / static_cast<double>(a.heads)),
+            std::sqrt(dim)})) {
     Step step = step_of(c);
     step.attention.scale = scale;
-    all.push_back(variant(step, number(a.scale), number(scale), fmt::format("scores are scaled by {}; the model asks for {} (ratio {})", number(scale), number(a.scale), number(scale / a.scale))));
+    all.push_back(variant(step, number(a.scale), number(scale),
+                          fmt::format("scores are scaled by {}; the model asks for {} (ratio {})",
+                                      number(scale), number(a.scale), number(scale / a.scale))));
   }
   return all;
 }
@@ -222,7 +256,8 @@ Variants attention_mask(const FaultContext& c) {
   Step step = step_of(c);
   if (step.op != Op::Softmax) return {};
   step.attention.causal = false;
-  return {variant(step, "causal", "none", "queries see keys behind them: the causal mask is missing in the prefill")};
+  return {variant(step, "causal", "none",
+                  "queries see keys behind them: the causal mask is missing in the prefill")};
 }
 
 Variants attention_window(const FaultContext& c) {
@@ -230,14 +265,17 @@ Variants attention_window(const FaultContext& c) {
   const auto right = static_cast<double>(step_of(c).attention.window);
   std::vector<double> usual;
   if (right > 0) usual = {right + 1, right - 1, 0};
-  else if (c.first_position && *c.first_position > 0) usual = {static_cast<double>(*c.first_position)};
+  else if (c.first_position && *c.first_position > 0)
+    usual = {static_cast<double>(*c.first_position)};
   Variants all;
   for (const double window : candidates(c, right, usual)) {
     if (window < 0) continue;
     Step step = step_of(c);
     step.attention.window = static_cast<size_t>(window);
-    all.push_back(variant(step, right == 0 ? "none" : number(right), window == 0 ? "none" : number(window),
-                          fmt::format("a query sees {} keys; the model says {}", window == 0 ? "all" : number(window), right == 0 ? "all" : number(right))));
+    all.push_back(variant(
+        step, right == 0 ? "none" : number(right), window == 0 ? "none" : number(window),
+        fmt::format("a query sees {} keys; the model says {}", window == 0 ? "all" : number(window),
+                    right == 0 ? "all" : number(right))));
   }
   return all;
 }
@@ -251,20 +289,28 @@ Variants kv_stale_row(const FaultContext& c) {
     if (position < 1) continue;
     Step step = step_of(c);
     step.attention.stale_position = static_cast<int32_t>(position);
-    all.push_back(variant(step, "the row of the position", "the row before it", fmt::format("the {} cache was not written at position {}: the row before it is read",
-                                                                                           step.op == Op::Scores ? "K" : "V", number(position))));
+    all.push_back(variant(
+        step, "the row of the position", "the row before it",
+        fmt::format("the {} cache was not written at position {}: the row before it is read",
+                    step.op == Op::Scores ? "K" : "V", number(position))));
     all.back().parameters["position"] = number(position);
   }
   return all;
 }
 
-// For injection only: replay sees a single wrong value as a clue, and fits a constant ratio by itself.
+// For injection only: replay sees a single wrong value as a clue, and fits a constant ratio by
+// itself.
 Variants value_element(const FaultContext& c) {
   const Step& right = step_of(c);
   if (!c.parameter || right.width == 0) return {};
   Step step = right;
-  step.edit = ValueEdit{.position = static_cast<int32_t>(*c.parameter), .channel = right.width / 3, .multiply = 1.5, .add = 0.5};
-  return {variant(step, "x", "1.5 x + 0.5", fmt::format("channel {} of position {} is wrong", right.width / 3, number(*c.parameter)))};
+  step.edit = ValueEdit{.position = static_cast<int32_t>(*c.parameter),
+                        .channel = right.width / 3,
+                        .multiply = 1.5,
+                        .add = 0.5};
+  return {variant(
+      step, "x", "1.5 x + 0.5",
+      fmt::format("channel {} of position {} is wrong", right.width / 3, number(*c.parameter)))};
 }
 
 Variants value_scaled(const FaultContext& c) {
@@ -272,36 +318,52 @@ Variants value_scaled(const FaultContext& c) {
   if (!c.parameter || *c.parameter == 1 || right.width == 0) return {};
   Step step = right;
   step.gain = *c.parameter;
-  return {variant(step, "1", fmt::format("{:.9g}", *c.parameter), fmt::format("every value is multiplied by {:.9g}", *c.parameter))};
+  return {variant(step, "1", fmt::format("{:.9g}", *c.parameter),
+                  fmt::format("every value is multiplied by {:.9g}", *c.parameter))};
 }
 
 std::vector<Fault> make_catalogue() {
   return {
-      {"rope.pairing", "pairs of channels are taken the other way", "attn.q_rope attn.k_rope", rope_pairing},
-      {"rope.theta", "another base of the frequencies (parameter: the base)", "attn.q_rope attn.k_rope", rope_theta},
+      {"rope.pairing", "pairs of channels are taken the other way", "attn.q_rope attn.k_rope",
+       rope_pairing},
+      {"rope.theta", "another base of the frequencies (parameter: the base)",
+       "attn.q_rope attn.k_rope", rope_theta},
       {"rope.missing", "no rotation", "attn.q_rope attn.k_rope", rope_missing},
-      {"rope.position", "positions are shifted (parameter: by how much)", "attn.q_rope attn.k_rope", rope_position},
-      {"norm.epsilon", "another epsilon (parameter: its value)", "attn.norm ffn.norm final.norm", norm_epsilon},
-      {"norm.gamma_skipped", "the norm's weight is not applied", "attn.norm ffn.norm final.norm", norm_gamma_skipped},
+      {"rope.position", "positions are shifted (parameter: by how much)", "attn.q_rope attn.k_rope",
+       rope_position},
+      {"norm.epsilon", "another epsilon (parameter: its value)", "attn.norm ffn.norm final.norm",
+       norm_epsilon},
+      {"norm.gamma_skipped", "the norm's weight is not applied", "attn.norm ffn.norm final.norm",
+       norm_gamma_skipped},
       {"bias.skipped", "the bias is not added", "projections with a bias", bias_skipped},
-      {"weights.swapped", "the weight of another step of the layer (gate for up, the other norm)", "steps with a weight", weights_swapped},
-      {"attention.head_map", "query heads read the wrong KV head", "attn.scores attn.mix", attention_head_map},
-      {"attention.scale", "another scale of the scores (parameter: the scale)", "attn.scores", attention_scale},
+      {"weights.swapped", "the weight of another step of the layer (gate for up, the other norm)",
+       "steps with a weight", weights_swapped},
+      {"attention.head_map", "query heads read the wrong KV head", "attn.scores attn.mix",
+       attention_head_map},
+      {"attention.scale", "another scale of the scores (parameter: the scale)", "attn.scores",
+       attention_scale},
       {"attention.mask", "no causal mask in the prefill", "attn.weights", attention_mask},
-      {"attention.window", "another sliding window (parameter: its keys)", "attn.weights", attention_window},
-      {"kv.stale_row", "one row of the cache holds the row before it (parameter: its position)", "attn.scores attn.mix", kv_stale_row},
-      {"weights.nibbles", "4-bit values are unpacked in the wrong order", "projections in Q4_0, Q4_1, Q4_K", weights_nibbles},
-      {"weights.block_type", "blocks are read as those of another type", "projections with block types", weights_block_type},
+      {"attention.window", "another sliding window (parameter: its keys)", "attn.weights",
+       attention_window},
+      {"kv.stale_row", "one row of the cache holds the row before it (parameter: its position)",
+       "attn.scores attn.mix", kv_stale_row},
+      {"weights.nibbles", "4-bit values are unpacked in the wrong order",
+       "projections in Q4_0, Q4_1, Q4_K", weights_nibbles},
+      {"weights.block_type", "blocks are read as those of another type",
+       "projections with block types", weights_block_type},
       {"weights.transposed", "the matrix is read transposed", "projections", weights_transposed},
-      {"value.scaled", "every value is multiplied (parameter: the factor)", "any recorded step", value_scaled},
-      {"value.element", "one value is wrong (parameter: its position)", "any recorded step", value_element},
+      {"value.scaled", "every value is multiplied (parameter: the factor)", "any recorded step",
+       value_scaled},
+      {"value.element", "one value is wrong (parameter: its position)", "any recorded step",
+       value_element},
   };
 }
 
 Result<double> parse_number(const std::string& text) {
   double value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size()) return fail(ErrorCode::Usage, fmt::format("'{}' is not a number", text));
+  if (error != std::errc() || end != text.data() + text.size())
+    return fail(ErrorCode::Usage, fmt::format("'{}' is not a number", text));
   return value;
 }
 
@@ -320,22 +382,34 @@ const std::vector<Fault>& fault_catalogue() {
 
 Result<std::string> inject(const std::string& text, const Model& model, Plan& plan) {
   const size_t at = text.find('@');
-  if (at == std::string::npos) return fail(ErrorCode::Usage, fmt::format("--inject '{}' must be NAME@STEP or NAME@STEP:PARAMETER", text));
+  if (at == std::string::npos)
+    return fail(ErrorCode::Usage,
+                fmt::format("--inject '{}' must be NAME@STEP or NAME@STEP:PARAMETER", text));
   const auto name = text.substr(0, at);
   const size_t colon = text.find(':', at);
   const auto step_name = text.substr(at + 1, colon == std::string::npos ? colon : colon - at - 1);
   const auto fault = std::ranges::find(fault_catalogue(), name, &Fault::name);
-  if (fault == fault_catalogue().end()) return fail(ErrorCode::Usage, fmt::format("--inject: there is no fault '{}' (known: {})", name, known_faults()));
+  if (fault == fault_catalogue().end())
+    return fail(ErrorCode::Usage,
+                fmt::format("--inject: there is no fault '{}' (known: {})", name, known_faults()));
   const auto index = plan.find(step_name);
-  if (!index) return fail(ErrorCode::Usage, fmt::format("--inject: this model has no step '{}'", step_name));
-  FaultContext context{.model = model, .plan = plan, .step = *index, .parameter = {}, .first_position = {}, .fitted_epsilons = {}};
+  if (!index)
+    return fail(ErrorCode::Usage, fmt::format("--inject: this model has no step '{}'", step_name));
+  FaultContext context{.model = model,
+                       .plan = plan,
+                       .step = *index,
+                       .parameter = {},
+                       .first_position = {},
+                       .fitted_epsilons = {}};
   if (colon != std::string::npos) {
     TRY_ASSIGN(context.parameter, parse_number(text.substr(colon + 1)));
   }
   auto variants = fault->variants(context);
   if (variants.empty())
-    return fail(ErrorCode::Usage, fmt::format("--inject: '{}' does not apply to {}{} (it is for {})", name, step_name,
-                                              context.parameter ? " with this parameter" : ", or needs a parameter", fault->steps));
+    return fail(ErrorCode::Usage,
+                fmt::format("--inject: '{}' does not apply to {}{} (it is for {})", name, step_name,
+                            context.parameter ? " with this parameter" : ", or needs a parameter",
+                            fault->steps));
   plan.steps[*index] = variants[0].step;
   return fmt::format("{} at {}: {}", name, step_name, variants[0].text);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Real faults of inference engines, one row each. A fault is an edit of one step, and the same edit is used twice: to
-// inject it into a run, and to replay a wrong step and see whether it gives the wrong values.
+// Real faults of inference engines, one row each. A fault is an edit of one step, and the same edit
+// is used twice: to inject it into a run, and to replay a wrong step and see whether it gives the
+// wrong values.
 #pragma once
 #include <functional>
 #include <map>
@@ -17,9 +18,9 @@ struct FaultContext {
   const Model& model;
   const Plan& plan;
   size_t step = 0;
-  std::optional<double> parameter;          // given by a person; then only this value is made
-  std::optional<int32_t> first_position;    // the first position whose values are wrong
-  std::vector<double> fitted_epsilons;      // from the ratio of norms
+  std::optional<double> parameter;        // given by a person; then only this value is made
+  std::optional<int32_t> first_position;  // the first position whose values are wrong
+  std::vector<double> fitted_epsilons;    // from the ratio of norms
 };
 
 struct FaultVariant {
@@ -32,14 +33,15 @@ struct Fault {
   std::string name;     // the reason in reports: "rope.pairing"
   std::string summary;  // one line for lists
   std::string steps;    // which steps it is for, for people
-  // The ways to be wrong at this step; empty: the fault does not apply to it. The first one is the default to inject.
+  // The ways to be wrong at this step; empty: the fault does not apply to it. The first one is the
+  // default to inject.
   std::function<std::vector<FaultVariant>(const FaultContext&)> variants;
 };
 
 const std::vector<Fault>& fault_catalogue();
 
-// "NAME@STEP" or "NAME@STEP:PARAMETER" applied to a plan. Fails by name for an unknown fault or step, and where the fault
-// does not apply to the step. A switch that changes nothing is an error.
+// "NAME@STEP" or "NAME@STEP:PARAMETER" applied to a plan. Fails by name for an unknown fault or
+// step, and where the fault does not apply to the step. A switch that changes nothing is an error.
 Result<std::string> inject(const std::string& text, const Model& model, Plan& plan);
 
 }  // namespace plumb

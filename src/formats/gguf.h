@@ -15,11 +15,11 @@
 
 namespace plumb {
 
-// A metadata value. Integers of every width become int64 or, above its range, uint64; both float widths
-// become double, exactly. Strings may hold any bytes.
+// A metadata value. Integers of every width become int64 or, above its range, uint64; both float
+// widths become double, exactly. Strings may hold any bytes.
 struct MetadataArray;
-using MetadataValue =
-    std::variant<bool, int64_t, uint64_t, double, std::string, std::shared_ptr<const MetadataArray>>;
+using MetadataValue = std::variant<bool, int64_t, uint64_t, double, std::string,
+                                   std::shared_ptr<const MetadataArray>>;
 struct MetadataArray {
   std::vector<MetadataValue> values;
 };
@@ -39,8 +39,8 @@ struct ModelFile {
   std::vector<TensorEntry> tensors;
 };
 
-// Reads versions 2 and 3, little-endian. Every count and offset is checked against the file before it is
-// used, so a claim in a hostile file allocates nothing by itself.
+// Reads versions 2 and 3, little-endian. Every count and offset is checked against the file before
+// it is used, so a claim in a hostile file allocates nothing by itself.
 Result<ModelFile> open_gguf(const std::filesystem::path& path);
 
 // The header only, from bytes; `open_gguf` is this on a mapped file.

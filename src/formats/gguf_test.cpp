@@ -17,7 +17,19 @@ namespace {
 
 // GGUF's numbers for the types of values.
 enum : uint32_t {
-  kU8, kI8, kU16, kI16, kU32, kI32, kF32, kBool, kString, kArray, kU64, kI64, kF64
+  kU8,
+  kI8,
+  kU16,
+  kI16,
+  kU32,
+  kI32,
+  kF32,
+  kBool,
+  kString,
+  kArray,
+  kU64,
+  kI64,
+  kF64
 };
 
 constexpr uint64_t kTwo63 = uint64_t{1} << 63;
@@ -418,9 +430,9 @@ TEST(Gguf, RefusesBlockTypesItCannotRead) {
 
 TEST(Gguf, RefusesRowsThatAreNotWholeBlocks) {
   // Guards against a row that ends within a block: its bytes would be too few.
-  expect_corrupt(with_tensor(tensor("b", {33}, 8, 32)),
-                 {"tensor entry 2 of 2: 'b'", "rows of 33 values are not a multiple of 32",
-                  "Q8_0"});
+  expect_corrupt(
+      with_tensor(tensor("b", {33}, 8, 32)),
+      {"tensor entry 2 of 2: 'b'", "rows of 33 values are not a multiple of 32", "Q8_0"});
   expect_corrupt(with_tensor(tensor("b", {32, 8}, 12, 32)),
                  {"rows of 32 values are not a multiple of 256", "Q4_K"});
   expect_corrupt(with_tensor(tensor("b", {}, 8, 32)), {"rows of 1 values", "Q8_0"});
@@ -459,8 +471,8 @@ TEST(Gguf, SurvivesEveryChangedByte) {
   size_t accepted = 0;
   for (size_t at = 0; at < header; ++at) {
     for (unsigned change = 1; change < 256; ++change) {
-      const bool chosen = change == 0x01 || change == 0x04 || change == 0x7F || change == 0x80 ||
-                          change == 0xFF;
+      const bool chosen =
+          change == 0x01 || change == 0x04 || change == 0x7F || change == 0x80 || change == 0xFF;
       if (at >= 64 && !chosen) continue;
       std::string bytes = whole;
       bytes[at] = static_cast<char>(static_cast<unsigned char>(bytes[at]) ^ change);

@@ -44,7 +44,9 @@ Result<std::vector<uint64_t>> read_numbers(const json& value, std::string_view w
   std::vector<uint64_t> numbers;
   for (const auto& number : value) {
     if (!number.is_number_unsigned())
-      return fail(ErrorCode::Corrupt, fmt::format("{} must hold whole numbers of at least 0, found {}", what, number.dump()));
+      return fail(
+          ErrorCode::Corrupt,
+          fmt::format("{} must hold whole numbers of at least 0, found {}", what, number.dump()));
     numbers.push_back(number.get<uint64_t>());
   }
   return numbers;
@@ -56,8 +58,8 @@ struct Entry {
 };
 
 Result<Entry> read_entry(const json& value, std::span<const std::byte> data) {
-  if (!value.is_object() || !value.contains("dtype") || !value["dtype"].is_string() || !value.contains("shape") ||
-      !value.contains("data_offsets"))
+  if (!value.is_object() || !value.contains("dtype") || !value["dtype"].is_string() ||
+      !value.contains("shape") || !value.contains("data_offsets"))
     return fail(ErrorCode::Corrupt, "it needs 'dtype', 'shape' and 'data_offsets'");
   Entry entry;
   const auto name = value["dtype"].get<std::string>();
@@ -70,16 +72,21 @@ Result<Entry> read_entry(const json& value, std::span<const std::byte> data) {
   entry.begin = offsets[0];
   entry.end = offsets[1];
   if (entry.begin > entry.end)
-    return fail(ErrorCode::Corrupt, fmt::format("its offsets [{}, {}] are reversed", entry.begin, entry.end));
+    return fail(ErrorCode::Corrupt,
+                fmt::format("its offsets [{}, {}] are reversed", entry.begin, entry.end));
   if (entry.end > data.size())
-    return fail(ErrorCode::Corrupt, fmt::format("its data ends at {}, but the file has only {} bytes of data", entry.end, data.size()));
+    return fail(ErrorCode::Corrupt,
+                fmt::format("its data ends at {}, but the file has only {} bytes of data",
+                            entry.end, data.size()));
   const auto count = element_count(entry.view.shape);
   uint64_t size = 0;
   if (!count || __builtin_mul_overflow(*count, info(*dtype).block_bytes, &size))
-    return fail(ErrorCode::Corrupt, fmt::format("the size of its shape {} overflows 64 bits", to_text(entry.view.shape)));
+    return fail(ErrorCode::Corrupt, fmt::format("the size of its shape {} overflows 64 bits",
+                                                to_text(entry.view.shape)));
   if (size != entry.end - entry.begin)
-    return fail(ErrorCode::Corrupt, fmt::format("its shape {} of {} needs {} bytes, its offsets give {}", to_text(entry.view.shape),
-                                                name, size, entry.end - entry.begin));
+    return fail(ErrorCode::Corrupt,
+                fmt::format("its shape {} of {} needs {} bytes, its offsets give {}",
+                            to_text(entry.view.shape), name, size, entry.end - entry.begin));
   entry.view.bytes = data.subspan(entry.begin, size);
   return entry;
 }
@@ -91,12 +98,17 @@ Result<void> check_layout(std::vector<std::pair<std::string, Entry>>& entries, u
   uint64_t end = 0;
   std::string last;
   for (const auto& [name, entry] : entries) {
-    if (entry.begin < end) return fail(ErrorCode::Corrupt, fmt::format("the data of '{}' and '{}' overlap", last, name));
-    if (entry.begin > end) return fail(ErrorCode::Corrupt, fmt::format("{} bytes before '{}' belong to no tensor", entry.begin - end, name));
+    if (entry.begin < end)
+      return fail(ErrorCode::Corrupt, fmt::format("the data of '{}' and '{}' overlap", last, name));
+    if (entry.begin > end)
+      return fail(ErrorCode::Corrupt,
+                  fmt::format("{} bytes before '{}' belong to no tensor", entry.begin - end, name));
     end = entry.end;
     last = name;
   }
-  if (end != data_size) return fail(ErrorCode::Corrupt, fmt::format("{} bytes after the data belong to no tensor", data_size - end));
+  if (end != data_size)
+    return fail(ErrorCode::Corrupt,
+                fmt::format("{} bytes after the data belong to no tensor", data_size - end));
   return {};
 }
 
@@ -104,7 +116,8 @@ Result<void> check_layout(std::vector<std::pair<std::string, Entry>>& entries, u
 
 Result<json> parse_json_object(std::string_view text, std::string_view what, int max_depth) {
   if (nesting_depth(text) > max_depth)
-    return fail(ErrorCode::Corrupt, fmt::format("{} is nested deeper than {} levels", what, max_depth));
+    return fail(ErrorCode::Corrupt,
+                fmt::format("{} is nested deeper than {} levels", what, max_depth));
   std::vector<std::set<std::string>> names;  // of each object that is open
   std::optional<std::string> twice;
   json value;
@@ -114,28 +127,39 @@ Result<json> parse_json_object(std::string_view text, std::string_view what, int
       if (event == json::parse_event_t::object_start) {
         names.resize(level + 1);
         names[level].clear();
-      } else if (event == json::parse_event_t::key && !names[level - 1].insert(parsed.get<std::string>()).second) {
+      } else if (event == json::parse_event_t::key &&
+                 !names[level - 1].insert(parsed.get<std::string>()).second) {
         twice = parsed.get<std::string>();
       }
       return true;
     });
   } catch (const json::exception& error) {
-    constexpr size_t kMaxText = 200;  // it repeats what it could not read, which may be the whole file
-    return fail(ErrorCode::Corrupt, fmt::format("{} is not valid JSON: {}", what, std::string(error.what()).substr(0, kMaxText)));
+    constexpr size_t kMaxText =
+        200;  // it repeats what it could not read, which may be the whole file
+    return fail(ErrorCode::Corrupt, fmt::format("{} is not valid JSON: {}", what,
+                                                std::string(error.what()).substr(0, kMaxText)));
   }
-  if (twice) return fail(ErrorCode::Corrupt, fmt::format("the name '{}' stands twice in {}", *twice, what));
-  if (!value.is_object()) return fail(ErrorCode::Corrupt, fmt::format("{} is not a JSON object", what));
+  if (twice)
+    return fail(ErrorCode::Corrupt, fmt::format("the name '{}' stands twice in {}", *twice, what));
+  if (!value.is_object())
+    return fail(ErrorCode::Corrupt, fmt::format("{} is not a JSON object", what));
   return value;
 }
 
 Result<SafetensorsContent> parse_safetensors(std::span<const std::byte> bytes) {
-  if (bytes.size() < 8) return fail(ErrorCode::Corrupt, fmt::format("{} bytes are too short for a safetensors header", bytes.size()));
+  if (bytes.size() < 8)
+    return fail(ErrorCode::Corrupt,
+                fmt::format("{} bytes are too short for a safetensors header", bytes.size()));
   ByteReader reader(bytes);
   TRY_ASSIGN(const uint64_t header_size, reader.read<uint64_t>());
   if (header_size > reader.remaining())
-    return fail(ErrorCode::Corrupt, fmt::format("the header of {} bytes runs past the end of the file ({} left)", header_size, reader.remaining()));
+    return fail(ErrorCode::Corrupt,
+                fmt::format("the header of {} bytes runs past the end of the file ({} left)",
+                            header_size, reader.remaining()));
   if (header_size > kMaxHeader)
-    return fail(ErrorCode::Corrupt, fmt::format("the header of {} bytes is larger than the format allows ({})", header_size, kMaxHeader));
+    return fail(ErrorCode::Corrupt,
+                fmt::format("the header of {} bytes is larger than the format allows ({})",
+                            header_size, kMaxHeader));
   TRY_ASSIGN(const auto text, reader.read_text(header_size));
   const auto data = bytes.subspan(reader.offset());
   TRY_ASSIGN(const json header, parse_json_object(text, "the header", kMaxDepth));
@@ -146,13 +170,15 @@ Result<SafetensorsContent> parse_safetensors(std::span<const std::byte> bytes) {
     if (name == "__metadata__") {
       if (!value.is_object()) return fail(ErrorCode::Corrupt, "__metadata__ is not an object");
       for (const auto& [key, item] : value.items()) {
-        if (!item.is_string()) return fail(ErrorCode::Corrupt, fmt::format("__metadata__ '{}' is not a string", key));
+        if (!item.is_string())
+          return fail(ErrorCode::Corrupt, fmt::format("__metadata__ '{}' is not a string", key));
         content.metadata[key] = item.get<std::string>();
       }
       continue;
     }
     auto entry = read_entry(value, data);
-    if (!entry) return std::unexpected(std::move(entry.error()).within(fmt::format("tensor '{}'", name)));
+    if (!entry)
+      return std::unexpected(std::move(entry.error()).within(fmt::format("tensor '{}'", name)));
     entries.emplace_back(name, std::move(*entry));
   }
   TRY(check_layout(entries, data.size()));
@@ -160,7 +186,8 @@ Result<SafetensorsContent> parse_safetensors(std::span<const std::byte> bytes) {
   return content;
 }
 
-std::string safetensors_header(std::vector<SafetensorsEntry>& entries, const std::map<std::string, std::string>& metadata) {
+std::string safetensors_header(std::vector<SafetensorsEntry>& entries,
+                               const std::map<std::string, std::string>& metadata) {
   nlohmann::ordered_json header;
   if (!metadata.empty()) header["__metadata__"] = metadata;
   uint64_t offset = 0;
@@ -168,12 +195,15 @@ std::string safetensors_header(std::vector<SafetensorsEntry>& entries, const std
     const auto count = element_count(entry.shape);
     CHECK(count && !is_quantized(entry.dtype));
     const uint64_t size = bytes_of(entry.dtype, *count);
-    header[entry.name] = {{"dtype", info(entry.dtype).safetensors}, {"shape", entry.shape}, {"data_offsets", {offset, offset + size}}};
+    header[entry.name] = {{"dtype", info(entry.dtype).safetensors},
+                          {"shape", entry.shape},
+                          {"data_offsets", {offset, offset + size}}};
     entry.offset = offset;
     offset += size;
   }
   std::string text = header.dump(-1, ' ', false, json::error_handler_t::replace);
-  text.resize((text.size() + 7) / 8 * 8, ' ');  // Keeps the data aligned, as the format's own writer does.
+  text.resize((text.size() + 7) / 8 * 8,
+              ' ');  // Keeps the data aligned, as the format's own writer does.
   const uint64_t size = text.size();
   std::string bytes(reinterpret_cast<const char*>(&size), sizeof(size));
   bytes += text;

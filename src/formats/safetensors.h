@@ -17,13 +17,14 @@ struct SafetensorsContent {
   std::map<std::string, TensorView> tensors;  // views into the given bytes
 };
 
-// Reads a safetensors file: u64 header size, JSON header, data. Refuses what the format forbids: holes,
-// overlaps, bytes that belong to no tensor, a name twice, sizes that disagree with shapes.
+// Reads a safetensors file: u64 header size, JSON header, data. Refuses what the format forbids:
+// holes, overlaps, bytes that belong to no tensor, a name twice, sizes that disagree with shapes.
 Result<SafetensorsContent> parse_safetensors(std::span<const std::byte> bytes);
 
-// JSON from a file: an object without a key twice at any level, at most `max_depth` levels deep (more would
-// overflow the stack of whoever walks it). `what` names the text in messages.
-Result<nlohmann::json> parse_json_object(std::string_view text, std::string_view what, int max_depth);
+// JSON from a file: an object without a key twice at any level, at most `max_depth` levels deep
+// (more would overflow the stack of whoever walks it). `what` names the text in messages.
+Result<nlohmann::json> parse_json_object(std::string_view text, std::string_view what,
+                                         int max_depth);
 
 // The bytes before the data: for a writer that knows all shapes and fills in the data later.
 struct SafetensorsEntry {

@@ -19,6 +19,7 @@ std::string known_architectures();
 const Architecture& llama_architecture();
 
 // The tensor must exist with this shape and a weight type; vectors have rows = 1.
-Result<void> require_weight(const Model& model, const std::string& name, size_t rows, size_t columns);
+Result<void> require_weight(const Model& model, const std::string& name, size_t rows,
+                            size_t columns);
 
 }  // namespace plumb

@@ -65,9 +65,13 @@ Result<void> load_weights(const ModelFile& file, Model& model) {
   for (const auto& entry : file.tensors) {
     const auto& shape = entry.view.shape;
     if (shape.empty() || shape.size() > 2)
-      return fail(ErrorCode::Unsupported, fmt::format("tensor '{}' has {} dimensions, expected 1 or 2", entry.name, shape.size()));
+      return fail(
+          ErrorCode::Unsupported,
+          fmt::format("tensor '{}' has {} dimensions, expected 1 or 2", entry.name, shape.size()));
     if (!is_weight_type(entry.view.dtype))
-      return fail(ErrorCode::Unsupported, fmt::format("tensor '{}' has type {}, which is no weight type", entry.name, info(entry.view.dtype).name));
+      return fail(ErrorCode::Unsupported,
+                  fmt::format("tensor '{}' has type {}, which is no weight type", entry.name,
+                              info(entry.view.dtype).name));
     auto weight = std::make_shared<Weight>();
     weight->name = entry.name;
     weight->dtype = entry.view.dtype;
@@ -87,7 +91,8 @@ std::string describe_types(const Model& model) {
   for (const auto& [dtype, size] : bytes) order.emplace_back(size, dtype);
   std::ranges::sort(order, std::greater{});
   std::string text;
-  for (const auto& [size, dtype] : order) text += (text.empty() ? "" : "+") + std::string(info(dtype).name);
+  for (const auto& [size, dtype] : order)
+    text += (text.empty() ? "" : "+") + std::string(info(dtype).name);
   return text;
 }
 
@@ -99,20 +104,25 @@ Result<Model> interpret(std::shared_ptr<const ModelFile> file) {
   TRY_ASSIGN(const auto name, metadata.text("general.architecture"));
   const auto* architecture = find_architecture(name);
   if (architecture == nullptr)
-    return fail(ErrorCode::Unsupported, fmt::format("architecture '{}' is not supported (supported: {})", name, known_architectures()));
+    return fail(ErrorCode::Unsupported,
+                fmt::format("architecture '{}' is not supported (supported: {})", name,
+                            known_architectures()));
   TRY_ASSIGN(model.config, architecture->read_config(metadata));
   model.config.architecture = name;
   TRY_ASSIGN(model.config.name, metadata.text_or("general.name", file->path.stem().string()));
   TRY(load_weights(*file, model));
   const auto embedding = model.find("token_embd.weight");
   if (!embedding) return fail(ErrorCode::Corrupt, "tensor 'token_embd.weight' is missing");
-  if (embedding->rows == 0) return fail(ErrorCode::Corrupt, "tensor 'token_embd.weight' has no rows");
+  if (embedding->rows == 0)
+    return fail(ErrorCode::Corrupt, "tensor 'token_embd.weight' has no rows");
   model.config.vocabulary = embedding->rows;
   model.config.tied_head = !model.find("output.weight");
   TRY(architecture->check_weights(model));
   TRY(load_tokenizer(metadata, model));
   if (model.tokenizer && model.tokenizer->size() != model.config.vocabulary)
-    return fail(ErrorCode::Corrupt, fmt::format("the tokenizer has {} tokens, token_embd.weight has {} rows", model.tokenizer->size(), model.config.vocabulary));
+    return fail(ErrorCode::Corrupt,
+                fmt::format("the tokenizer has {} tokens, token_embd.weight has {} rows",
+                            model.tokenizer->size(), model.config.vocabulary));
   model.weight_types = describe_types(model);
   model.sha256 = sha256_hex(file->file.bytes());
   return model;
@@ -139,19 +149,25 @@ const Architecture* find_architecture(const std::string& name) {
 
 std::string known_architectures() {
   std::string text;
-  for (const auto* architecture : architectures()) text += (text.empty() ? "" : ", ") + std::string(architecture->name);
+  for (const auto* architecture : architectures())
+    text += (text.empty() ? "" : ", ") + std::string(architecture->name);
   return text;
 }
 
-Result<void> require_weight(const Model& model, const std::string& name, size_t rows, size_t columns) {
+Result<void> require_weight(const Model& model, const std::string& name, size_t rows,
+                            size_t columns) {
   const auto weight = model.find(name);
   if (!weight) return fail(ErrorCode::Corrupt, fmt::format("tensor '{}' is missing", name));
   if (weight->rows != rows || weight->columns != columns)
-    return fail(ErrorCode::Corrupt, fmt::format("tensor '{}' is {}x{}, the metadata asks for {}x{}", name, weight->rows, weight->columns, rows, columns));
+    return fail(ErrorCode::Corrupt,
+                fmt::format("tensor '{}' is {}x{}, the metadata asks for {}x{}", name, weight->rows,
+                            weight->columns, rows, columns));
   return {};
 }
 
-Plan make_plan(const Model& model) { return find_architecture(model.config.architecture)->make_plan(model); }
+Plan make_plan(const Model& model) {
+  return find_architecture(model.config.architecture)->make_plan(model);
+}
 
 Result<Model> load_model(const std::filesystem::path& path) {
   TRY_ASSIGN(auto file, open_gguf(path));

@@ -8,8 +8,10 @@
 namespace plumb {
 namespace {
 
-std::unexpected<Error> wrong(const std::string& key, const char* expected, const MetadataValue& found) {
-  return fail(ErrorCode::Corrupt, fmt::format("metadata '{}' must be {}, found {}", key, expected, to_text(found)));
+std::unexpected<Error> wrong(const std::string& key, const char* expected,
+                             const MetadataValue& found) {
+  return fail(ErrorCode::Corrupt,
+              fmt::format("metadata '{}' must be {}, found {}", key, expected, to_text(found)));
 }
 
 std::unexpected<Error> missing(const std::string& key) {
@@ -27,7 +29,8 @@ Result<size_t> MetadataReader::count(const std::string& key) const {
   const auto* value = find(key);
   if (value == nullptr) return missing(key);
   const auto* number = std::get_if<int64_t>(value);
-  if (number == nullptr || *number < 0 || *number > INT32_MAX) return wrong(key, "a whole number from 0 to 2^31", *value);
+  if (number == nullptr || *number < 0 || *number > INT32_MAX)
+    return wrong(key, "a whole number from 0 to 2^31", *value);
   return static_cast<size_t>(*number);
 }
 
@@ -39,7 +42,8 @@ Result<size_t> MetadataReader::count_or(const std::string& key, size_t fallback)
 Result<double> MetadataReader::number(const std::string& key) const {
   const auto* value = find(key);
   if (value == nullptr) return missing(key);
-  if (const auto* real = std::get_if<double>(value); real != nullptr && std::isfinite(*real)) return *real;
+  if (const auto* real = std::get_if<double>(value); real != nullptr && std::isfinite(*real))
+    return *real;
   if (const auto* whole = std::get_if<int64_t>(value)) return static_cast<double>(*whole);
   return wrong(key, "a finite number", *value);
 }
@@ -92,7 +96,8 @@ Result<std::vector<int32_t>> MetadataReader::integers(const std::string& key) co
   numbers.reserve((*array)->values.size());
   for (const auto& item : (*array)->values) {
     const auto* number = std::get_if<int64_t>(&item);
-    if (number == nullptr || *number < INT32_MIN || *number > INT32_MAX) return wrong(key, "an array of 32-bit whole numbers", *value);
+    if (number == nullptr || *number < INT32_MIN || *number > INT32_MAX)
+      return wrong(key, "an array of 32-bit whole numbers", *value);
     numbers.push_back(static_cast<int32_t>(*number));
   }
   return numbers;

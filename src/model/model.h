@@ -19,7 +19,9 @@ struct Weight {
   std::span<const std::byte> bytes;
   std::vector<std::byte> storage;  // used by a weight that no file holds (an injected fault)
 
-  const std::byte* row(size_t index) const { return bytes.data() + index * bytes_of(dtype, columns); }
+  const std::byte* row(size_t index) const {
+    return bytes.data() + index * bytes_of(dtype, columns);
+  }
   std::vector<float> values() const;  // all of them, dequantized
 };
 using WeightPtr = std::shared_ptr<const Weight>;
@@ -28,7 +30,8 @@ enum class RopePairing { Neighbours, Halves };  // (2i, 2i+1) or (i, i + n/2)
 
 struct Config {
   std::string architecture, name;
-  size_t vocabulary = 0, context = 0, width = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0, ffn = 0;
+  size_t vocabulary = 0, context = 0, width = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0,
+         ffn = 0;
   double epsilon = 0;
   double rope_base = 10000, rope_linear_factor = 1;
   size_t rope_dimensions = 0;
@@ -43,20 +46,22 @@ struct Model {
   std::string weight_types;  // for people: "Q4_1 with Q6_K", most bytes first
   Config config;
   std::map<std::string, WeightPtr> weights;
-  std::shared_ptr<const ModelFile> file;  // owns the bytes of the weights
+  std::shared_ptr<const ModelFile> file;       // owns the bytes of the weights
   std::shared_ptr<const Tokenizer> tokenizer;  // null: the file has none
   std::string tokenizer_missing;               // why
 
   WeightPtr find(const std::string& name) const;
 };
 
-// The last place that can be surprised by a file: wrong or missing keys, tensors, shapes, unsupported parts.
+// The last place that can be surprised by a file: wrong or missing keys, tensors, shapes,
+// unsupported parts.
 Result<Model> load_model(const std::filesystem::path& path);
 
 // Typed reads of metadata, with the key, what was found and what was expected in the message.
 class MetadataReader {
  public:
-  explicit MetadataReader(const std::map<std::string, MetadataValue>& metadata) : metadata_(metadata) {}
+  explicit MetadataReader(const std::map<std::string, MetadataValue>& metadata)
+      : metadata_(metadata) {}
   bool has(const std::string& key) const { return metadata_.contains(key); }
   Result<size_t> count(const std::string& key) const;  // 0 … 2^31
   Result<size_t> count_or(const std::string& key, size_t fallback) const;

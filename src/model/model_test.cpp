@@ -99,8 +99,8 @@ struct TinyModel {
 
   // F32 values are 1, 2, 3 and so on through the file; F16 values are all a quarter.
   std::string bytes() const {
-    std::string header = "GGUF" + raw(3U) + raw<uint64_t>(tensors.size()) +
-                         raw<uint64_t>(metadata.size());
+    std::string header =
+        "GGUF" + raw(3U) + raw<uint64_t>(tensors.size()) + raw<uint64_t>(metadata.size());
     for (const auto& [key, value] : metadata) header += text(key) + value;
     std::string data;
     float value = 0;
@@ -246,15 +246,15 @@ TEST_F(ModelTest, EveryShapeIsChecked) {
 
 TEST_F(ModelTest, OptionalTensorsAreChecked) {
   // Guards against biases, a head or frequencies that are read past their end.
-  for (const auto& [name, size] : std::vector<std::pair<std::string, uint64_t>>{
-           {"blk.0.attn_q.bias", kWidth},
-           {"blk.0.attn_k.bias", kKv},
-           {"blk.0.attn_v.bias", kKv},
-           {"blk.0.attn_output.bias", kWidth},
-           {"blk.0.ffn_gate.bias", kFfn},
-           {"blk.0.ffn_up.bias", kFfn},
-           {"blk.0.ffn_down.bias", kWidth},
-           {"rope_freqs.weight", 2}}) {
+  for (const auto& [name, size] :
+       std::vector<std::pair<std::string, uint64_t>>{{"blk.0.attn_q.bias", kWidth},
+                                                     {"blk.0.attn_k.bias", kKv},
+                                                     {"blk.0.attn_v.bias", kKv},
+                                                     {"blk.0.attn_output.bias", kWidth},
+                                                     {"blk.0.ffn_gate.bias", kFfn},
+                                                     {"blk.0.ffn_up.bias", kFfn},
+                                                     {"blk.0.ffn_down.bias", kWidth},
+                                                     {"rope_freqs.weight", 2}}) {
     EXPECT_TRUE(load(TinyModel().set_tensor(name, {size})).has_value()) << name;
     expect_corrupt(TinyModel().set_tensor(name, {size - 1}),
                    "tensor '" + name + "' is 1x" + std::to_string(size - 1) +
@@ -286,10 +286,9 @@ TEST_F(ModelTest, NoVocabularyIsRefused) {
 
 TEST_F(ModelTest, EveryKeyIsNeeded) {
   // Guards against a default where the file does not say.
-  for (const char* key :
-       {"general.architecture", "llama.context_length", "llama.embedding_length",
-        "llama.block_count", "llama.feed_forward_length", "llama.attention.head_count",
-        "llama.attention.layer_norm_rms_epsilon"})
+  for (const char* key : {"general.architecture", "llama.context_length", "llama.embedding_length",
+                          "llama.block_count", "llama.feed_forward_length",
+                          "llama.attention.head_count", "llama.attention.layer_norm_rms_epsilon"})
     expect_corrupt(TinyModel().remove(key), "metadata '" + std::string(key) + "' is missing");
   // These have defaults: as many heads of keys as of queries, base 10000, the name of the file.
   expect_corrupt(TinyModel().remove("llama.attention.head_count_kv"),
@@ -336,7 +335,8 @@ TEST_F(ModelTest, NumbersThatCannotBeAreRefused) {
                  "llama.attention.head_count 0 must be a multiple of head_count_kv 1");
   expect_corrupt(TinyModel().set("llama.attention.head_count_kv", u32(0)),
                  "llama.attention.head_count 2 must be a multiple of head_count_kv 0");
-  expect_corrupt(TinyModel().set("llama.attention.head_count", u32(3))
+  expect_corrupt(TinyModel()
+                     .set("llama.attention.head_count", u32(3))
                      .set("llama.attention.head_count_kv", u32(2)),
                  "llama.attention.head_count 3 must be a multiple of head_count_kv 2");
   for (const char* key : {"llama.embedding_length", "llama.feed_forward_length",
@@ -349,22 +349,23 @@ TEST_F(ModelTest, NumbersThatCannotBeAreRefused) {
   expect_unsupported(TinyModel().set("llama.attention.value_length", u32(2)),
                      "llama.attention.value_length 2 differs from key_length 4");
   for (const uint32_t dimensions : {0U, 3U, 6U})
-    expect_corrupt(TinyModel().set("llama.rope.dimension_count", u32(dimensions)),
-                   "llama.rope.dimension_count " + std::to_string(dimensions) +
-                       " must be even and at most 4");
+    expect_corrupt(
+        TinyModel().set("llama.rope.dimension_count", u32(dimensions)),
+        "llama.rope.dimension_count " + std::to_string(dimensions) + " must be even and at most 4");
   expect_corrupt(TinyModel().set("llama.rope.freq_base", f32(0)),
                  "llama.rope.freq_base 0 must be above 0 and layer_norm_rms_epsilon "
                  "9.999999747378752e-06 at least 0");
-  expect_corrupt(TinyModel().set("llama.rope.scaling.factor", f32(0))
+  expect_corrupt(TinyModel()
+                     .set("llama.rope.scaling.factor", f32(0))
                      .set("llama.rope.scaling.type", str("linear")),
                  "llama.rope.scaling.factor must be above 0, found 0");
 }
 
 TEST_F(ModelTest, WhatIsNotSupportedIsNamed) {
   // Guards against a model that runs and gives other numbers than its engine.
-  expect_unsupported(TinyModel().set("general.architecture", str("mamba")),
-                     "architecture 'mamba' is not supported (supported: " + known_architectures() +
-                         ")");
+  expect_unsupported(
+      TinyModel().set("general.architecture", str("mamba")),
+      "architecture 'mamba' is not supported (supported: " + known_architectures() + ")");
   expect_unsupported(TinyModel().set("llama.expert_count", u32(8)),
                      "llama.expert_count is 8: mixtures of experts are not supported yet");
   for (const std::string scaling : {"yarn", "longrope", ""})
@@ -417,7 +418,8 @@ TEST_F(ModelTest, TheTokenizerFitsTheVocabulary) {
 
 TEST_F(ModelTest, ATokenizerThatIsNotSupportedIsNoError) {
   // Guards against a model that cannot even run on ids, and ids that a wrong tokenizer made.
-  const auto model = load(TinyModel().set("tokenizer.ggml.model", str("unheard-of"))
+  const auto model = load(TinyModel()
+                              .set("tokenizer.ggml.model", str("unheard-of"))
                               .set("tokenizer.ggml.tokens", strs({"a"})));
   ASSERT_TRUE(model.has_value()) << model.error().message;
   EXPECT_EQ(model->tokenizer, nullptr);
@@ -477,7 +479,8 @@ TEST_F(ModelTest, ThePlanHasTheStepsOfALlama) {
 
 TEST_F(ModelTest, StepsCarryTheWeightsAndNumbersOfTheFile) {
   // Guards against two weights of one shape that change places: gate and up, k and v.
-  const auto model = load(TinyModel().set("llama.attention.sliding_window", u32(5))
+  const auto model = load(TinyModel()
+                              .set("llama.attention.sliding_window", u32(5))
                               .set("llama.rope.dimension_count", u32(2))
                               .set("llama.rope.freq_base", f32(500)));
   ASSERT_TRUE(model.has_value()) << model.error().message;

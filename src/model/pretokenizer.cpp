@@ -29,8 +29,8 @@ constexpr std::string_view kSingleDigits = R"(\p{N})";
 // GPT-2's pattern without its last alternative \s+: what that would match is what lies between
 // the other matches.
 constexpr std::string_view kGpt2 =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^)" PLUMB_SPACES R"(\p{L}\p{N}]+|[)"
-    PLUMB_SPACES R"(]+(?![^)" PLUMB_SPACES R"(]))";
+    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^)" PLUMB_SPACES
+    R"(\p{L}\p{N}]+|[)" PLUMB_SPACES R"(]+(?![^)" PLUMB_SPACES R"(]))";
 
 #undef PLUMB_SPACES
 
@@ -48,8 +48,8 @@ pcre2_code* compile(std::string_view ascii) {
   const std::vector<PCRE2_UCHAR> pattern(ascii.begin(), ascii.end());
   int error = 0;
   PCRE2_SIZE at = 0;
-  pcre2_code* code = pcre2_compile(pattern.data(), pattern.size(), PCRE2_UTF | PCRE2_UCP, &error,
-                                   &at, nullptr);
+  pcre2_code* code =
+      pcre2_compile(pattern.data(), pattern.size(), PCRE2_UTF | PCRE2_UCP, &error, &at, nullptr);
   CHECK(code != nullptr);
   // Where PCRE2 has no JIT, matching goes on without it, with the same answers.
   pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);
@@ -58,8 +58,7 @@ pcre2_code* compile(std::string_view ascii) {
 
 // Matches see nothing outside `piece`: its end is the end of the text to a look-ahead.
 Result<void> split_piece(const pcre2_code* code, pcre2_match_data* data,
-                         std::span<const CodePoint> piece, size_t base,
-                         std::vector<size_t>& ends) {
+                         std::span<const CodePoint> piece, size_t base, std::vector<size_t>& ends) {
   size_t done = 0;
   while (done < piece.size()) {
     // Surrogates pass with NO_UTF_CHECK: each point is looked up on its own.

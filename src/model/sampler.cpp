@@ -112,8 +112,7 @@ Token Sampler::sample(std::span<const float> logits) {
   for (size_t i = 0; i < kept; ++i) {
     const double logit = candidates_[i].first;
     // The test keeps infinite logits from meeting their own kind in a subtraction.
-    const double weight =
-        logit == top ? 1 : portable_exp((logit - top) / options_.temperature);
+    const double weight = logit == top ? 1 : portable_exp((logit - top) / options_.temperature);
     weights_.push_back(weight);
     total += weight;
   }

@@ -20,10 +20,9 @@ namespace {
 // Model files often name one end token only, while chat models stop at others. These are the
 // names that published vocabularies use.
 constexpr std::string_view kEndNames[] = {
-    "<|im_end|>",    "<|endoftext|>",     "<|eot_id|>",      "<|eom_id|>",
-    "<|end|>",       "<|end_of_text|>",   "<|return|>",      "<|call|>",
-    "<end_of_turn>", "<end_of_utterance>", "<EOT>",          "[EOT]",
-    "[EOS]",         "<eos>",             "</s>",
+    "<|im_end|>",      "<|endoftext|>", "<|eot_id|>", "<|eom_id|>",    "<|end|>",
+    "<|end_of_text|>", "<|return|>",    "<|call|>",   "<end_of_turn>", "<end_of_utterance>",
+    "<EOT>",           "[EOT]",         "[EOS]",      "<eos>",         "</s>",
 };
 
 bool has_end_name(std::string_view text) {
@@ -80,15 +79,14 @@ Result<void> check_vocabulary(const Vocabulary& vocabulary) {
   // Merges may add up to three symbols each, and ids are 32 bits wide.
   constexpr size_t kMaxEntries = std::numeric_limits<int32_t>::max() / 8;
   if (vocabulary.tokens.size() > kMaxEntries || vocabulary.merges.size() > kMaxEntries) {
-    return fail(ErrorCode::Unsupported, fmt::format("{} tokens and {} merges are too many",
-                                                    vocabulary.tokens.size(),
-                                                    vocabulary.merges.size()));
+    return fail(ErrorCode::Unsupported,
+                fmt::format("{} tokens and {} merges are too many", vocabulary.tokens.size(),
+                            vocabulary.merges.size()));
   }
   if (vocabulary.tokens.empty()) return fail(ErrorCode::Corrupt, "the vocabulary has no tokens");
   if (!vocabulary.types.empty() && vocabulary.types.size() != vocabulary.tokens.size()) {
     return fail(ErrorCode::Corrupt, fmt::format("{} token types for {} tokens",
-                                                vocabulary.types.size(),
-                                                vocabulary.tokens.size()));
+                                                vocabulary.types.size(), vocabulary.tokens.size()));
   }
   for (size_t i = 0; i < vocabulary.types.size(); ++i) {
     const int32_t type = vocabulary.types[i];
@@ -118,8 +116,7 @@ TokenType type_of(const Vocabulary& vocabulary, size_t id) {
 }
 
 bool is_special(TokenType type) {
-  return type == TokenType::Control || type == TokenType::Unknown ||
-         type == TokenType::UserDefined;
+  return type == TokenType::Control || type == TokenType::Unknown || type == TokenType::UserDefined;
 }
 
 std::string bytes_of(TokenType type, const std::string& text) {
@@ -199,9 +196,9 @@ Result<void> Tokenizer::fill(const Vocabulary& vocabulary) {
     const Symbol joined = symbols.intern(std::string(halves.first) + std::string(halves.second));
     const auto [found, added] = merges_.emplace(key, Merge{static_cast<int32_t>(i), joined});
     if (!added) {
-      return fail(ErrorCode::Corrupt, fmt::format("merges {} and {} are both \"{}\"",
-                                                  found->second.rank, i,
-                                                  printable(vocabulary.merges[i])));
+      return fail(ErrorCode::Corrupt,
+                  fmt::format("merges {} and {} are both \"{}\"", found->second.rank, i,
+                              printable(vocabulary.merges[i])));
     }
   }
   fill_tokens(vocabulary);
@@ -303,8 +300,7 @@ void Tokenizer::propose(int32_t left, Workspace& work) const {
   const Symbol right_symbol = work.nodes[static_cast<size_t>(node.next)].symbol;
   const auto found = merges_.find(pair_key(node.symbol, right_symbol));
   if (found == merges_.end()) return;
-  work.queue.push(
-      {found->second.rank, left, node.symbol, right_symbol, found->second.joined});
+  work.queue.push({found->second.rank, left, node.symbol, right_symbol, found->second.joined});
 }
 
 // The lowest rank first, the leftmost on ties; n log n in the length of the piece.

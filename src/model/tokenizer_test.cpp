@@ -19,12 +19,12 @@ constexpr Token kEnd = 256;
 constexpr Token kStart = 257;
 constexpr Token kStartLong = 258;  // begins as kStart does
 constexpr Token kUser = 259;
-constexpr Token kAb = 260;       // "ab"
-constexpr Token kAbc = 261;      // "abc"
-constexpr Token kBc = 262;       // "bc"
-constexpr Token kSpaceA = 263;   // " a"
+constexpr Token kAb = 260;      // "ab"
+constexpr Token kAbc = 261;     // "abc"
+constexpr Token kBc = 262;      // "bc"
+constexpr Token kSpaceA = 263;  // " a"
 constexpr Token kTwoSpaces = 264;
-constexpr Token kTwelve = 265;   // "12"
+constexpr Token kTwelve = 265;  // "12"
 constexpr Token kApostropheS = 266;
 constexpr Token kNewlines = 267;
 constexpr Token kAa = 268;
@@ -213,8 +213,7 @@ TEST(Tokenizer, NamesThePieceThatHasNoToken) {
   vocabulary.tokens['x'] = "unreachable";
   const auto ids = make(vocabulary).encode("a xq", false, false);
   ASSERT_FALSE(ids.has_value());
-  EXPECT_NE(ids.error().message.find("0x78 of \" xq\""), std::string::npos)
-      << ids.error().message;
+  EXPECT_NE(ids.error().message.find("0x78 of \" xq\""), std::string::npos) << ids.error().message;
 }
 
 TEST(Tokenizer, PiecesAreExactBytes) {
@@ -317,7 +316,9 @@ TEST(StreamDecoder, HoldsUnfinishedSequencesBack) {
   EXPECT_EQ(decoder.feed(0x98), "");
   EXPECT_EQ(decoder.feed(0x80), "\U0001F600");
   EXPECT_EQ(decoder.feed(0xC3), "");
-  EXPECT_EQ(decoder.feed(kAb), "\xC3" "ab");
+  EXPECT_EQ(decoder.feed(kAb),
+            "\xC3"
+            "ab");
   EXPECT_EQ(decoder.feed(0x80), "\x80");
   EXPECT_EQ(decoder.feed(0xFF), "\xFF");
   EXPECT_EQ(decoder.feed(0xE2), "");

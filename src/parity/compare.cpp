@@ -11,8 +11,12 @@
 namespace plumb {
 namespace {
 
-int layer_of(const std::string& step) { return step.starts_with("layer.") ? std::atoi(step.c_str() + 6) : -1; }
-std::string kind_of_step(const std::string& step) { return layer_of(step) < 0 ? step : step.substr(step.find('.', 6) + 1); }
+int layer_of(const std::string& step) {
+  return step.starts_with("layer.") ? std::atoi(step.c_str() + 6) : -1;
+}
+std::string kind_of_step(const std::string& step) {
+  return layer_of(step) < 0 ? step : step.substr(step.find('.', 6) + 1);
+}
 
 double l2_distance(std::span<const double> a, std::span<const double> b) {
   double error = 0;
@@ -27,12 +31,16 @@ double l2_distance(std::span<const double> a, std::span<const double> b) {
 }
 
 // The relative L2 distance of each position that both sides have.
-std::vector<double> distances(const std::vector<int32_t>& positions_a, std::span<const double> a, const std::vector<int32_t>& positions_b, std::span<const double> b, size_t width) {
+std::vector<double> distances(const std::vector<int32_t>& positions_a, std::span<const double> a,
+                              const std::vector<int32_t>& positions_b, std::span<const double> b,
+                              size_t width) {
   std::vector<double> result;
   for (size_t r = 0; r < positions_a.size(); ++r) {
     const auto other = std::ranges::lower_bound(positions_b, positions_a[r]);
     if (other == positions_b.end() || *other != positions_a[r]) continue;
-    result.push_back(l2_distance(a.subspan(r * width, width), b.subspan(static_cast<size_t>(other - positions_b.begin()) * width, width)));
+    result.push_back(
+        l2_distance(a.subspan(r * width, width),
+                    b.subspan(static_cast<size_t>(other - positions_b.begin()) * width, width)));
   }
   return result;
 }
@@ -44,13 +52,16 @@ std::optional<double> largest(const std::vector<double>& values) {
 
 bool same_bytes(const TraceStep* a, const TraceStep* b) {
   if (a == nullptr || b == nullptr) return a == b;
-  return a->view.dtype == b->view.dtype && a->view.shape == b->view.shape && a->positions == b->positions &&
+  return a->view.dtype == b->view.dtype && a->view.shape == b->view.shape &&
+         a->positions == b->positions &&
          std::memcmp(a->view.bytes.data(), b->view.bytes.data(), a->view.bytes.size()) == 0;
 }
 
 std::string phase_of(const std::vector<int32_t>& positions, size_t prompt) {
-  const bool prefill = std::ranges::any_of(positions, [&](int32_t p) { return static_cast<size_t>(p) < prompt; });
-  const bool decode = std::ranges::any_of(positions, [&](int32_t p) { return static_cast<size_t>(p) >= prompt; });
+  const bool prefill =
+      std::ranges::any_of(positions, [&](int32_t p) { return static_cast<size_t>(p) < prompt; });
+  const bool decode =
+      std::ranges::any_of(positions, [&](int32_t p) { return static_cast<size_t>(p) >= prompt; });
   return prefill && decode ? "both" : decode ? "decode" : "prefill";
 }
 
@@ -58,7 +69,8 @@ Finding finding_of(const Replayer& replayer, const ReplayedStep& wrong, const st
   const auto& check = wrong.check;
   const auto explanation = explain(replayer, wrong);
   Finding finding;
-  finding.kind = explanation.reproduced_to || explanation.reason == "value.element" ? "fault" : "unexplained";
+  finding.kind =
+      explanation.reproduced_to || explanation.reason == "value.element" ? "fault" : "unexplained";
   finding.step = check.name;
   finding.side = side;
   finding.reason = explanation.reason;
@@ -78,11 +90,14 @@ Finding finding_of(const Replayer& replayer, const ReplayedStep& wrong, const st
   return finding;
 }
 
-// The same fault of the same kind of step in several layers is one finding, named by its first step.
+// The same fault of the same kind of step in several layers is one finding, named by its first
+// step.
 void add_fault(std::vector<Finding>& findings, Finding finding) {
   for (auto& known : findings) {
-    if (known.reason != finding.reason || known.side != finding.side || known.kind != finding.kind) continue;
-    if (layer_of(known.step) < 0 || kind_of_step(known.step) != kind_of_step(finding.step)) continue;
+    if (known.reason != finding.reason || known.side != finding.side || known.kind != finding.kind)
+      continue;
+    if (layer_of(known.step) < 0 || kind_of_step(known.step) != kind_of_step(finding.step))
+      continue;
     known.layers.insert(known.layers.end(), finding.layers.begin(), finding.layers.end());
     return;
   }
@@ -92,16 +107,23 @@ void add_fault(std::vector<Finding>& findings, Finding finding) {
 std::string arithmetic_reason(const std::string& activations) {
   std::string name = activations;
   const size_t slash = name.find('/');
-  if (slash != std::string::npos) name = name.substr(0, slash) + "_per_" + name.substr(slash + 1, name.find('/', slash + 1) - slash - 1);
+  if (slash != std::string::npos)
+    name = name.substr(0, slash) + "_per_" +
+           name.substr(slash + 1, name.find('/', slash + 1) - slash - 1);
   return "arithmetic." + name;
 }
 
-bool is_lossy(const Arithmetic& a) { return (a.activations != "f32" && a.activations != "f64") || a.output == "f16" || a.output == "bf16"; }
+bool is_lossy(const Arithmetic& a) {
+  return (a.activations != "f32" && a.activations != "f64") || a.output == "f16" ||
+         a.output == "bf16";
+}
 
-std::string lossy_kind(const Arithmetic& a) { return a.activations != "f32" && a.activations != "f64" ? a.activations : a.output; }
+std::string lossy_kind(const Arithmetic& a) {
+  return a.activations != "f32" && a.activations != "f64" ? a.activations : a.output;
+}
 
-// Steps that are right, in an arithmetic that loses something: one finding for each kind of it. In a comparison only
-// what the sides do not share needs to be explained.
+// Steps that are right, in an arithmetic that loses something: one finding for each kind of it. In
+// a comparison only what the sides do not share needs to be explained.
 void add_arithmetic(Comparison& result) {
   struct Seen {
     std::string first_step;
@@ -113,9 +135,12 @@ void add_arithmetic(Comparison& result) {
     const auto* a = row.baseline && row.baseline->measured() ? &*row.baseline : nullptr;
     const auto* b = row.candidate && row.candidate->measured() ? &*row.candidate : nullptr;
     if ((a != nullptr && a->wrong()) || (b != nullptr && b->wrong())) continue;
-    if (a != nullptr && b != nullptr && lossy_kind(a->arithmetic) == lossy_kind(b->arithmetic)) continue;
+    if (a != nullptr && b != nullptr && lossy_kind(a->arithmetic) == lossy_kind(b->arithmetic))
+      continue;
     for (const auto& [check, side] : {std::pair(a, "baseline"), std::pair(b, "candidate")}) {
-      if (check == nullptr || !is_lossy(check->arithmetic) || (check->activations_by == "exact" && check->local == 0 && !check->declared)) continue;
+      if (check == nullptr || !is_lossy(check->arithmetic) ||
+          (check->activations_by == "exact" && check->local == 0 && !check->declared))
+        continue;
       auto& entry = seen[{lossy_kind(check->arithmetic), side}];
       if (entry.steps++ == 0) entry.first_step = row.name;
       entry.declared = entry.declared && check->declared;
@@ -127,7 +152,9 @@ void add_arithmetic(Comparison& result) {
     finding.step = entry.first_step;
     finding.side = key.second;
     finding.reason = arithmetic_reason(key.first);
-    finding.text = fmt::format("{} of its steps round their inputs to {} ({}); with that they are right", entry.steps, key.first, entry.declared ? "declared" : "the tightest arithmetic that explains them");
+    finding.text = fmt::format(
+        "{} of its steps round their inputs to {} ({}); with that they are right", entry.steps,
+        key.first, entry.declared ? "declared" : "the tightest arithmetic that explains them");
     finding.parameters = {{"steps", fmt::format("{}", entry.steps)}};
     result.findings.push_back(std::move(finding));
   }
@@ -142,8 +169,10 @@ std::string verdict_of(const StepRow& row, bool audit) {
   if (wrong_b) return "WRONG (candidate)";
   for (const auto* check : {&row.baseline, &row.candidate})
     if (*check && !(*check)->measured()) return "unmeasured: " + (*check)->unmeasured;
-  // What the inputs alone bring is larger than what the step itself adds: it passes a difference on.
-  const double own = std::max(row.baseline ? row.baseline->local : 0, row.candidate ? row.candidate->local : 0);
+  // What the inputs alone bring is larger than what the step itself adds: it passes a difference
+  // on.
+  const double own =
+      std::max(row.baseline ? row.baseline->local : 0, row.candidate ? row.candidate->local : 0);
   if (row.inherited && *row.inherited > 2 * own) return "ok, inherits";
   return "ok";
 }
@@ -162,9 +191,11 @@ void count_coverage(Comparison& result, const Plan& plan) {
     if (measured) covered.insert(segment.begin(), segment.end());
   }
   for (auto& row : result.steps)
-    if (row.verdict.starts_with("unmeasured") && covered.contains(row.name)) row.verdict = "judged inside a segment";
+    if (row.verdict.starts_with("unmeasured") && covered.contains(row.name))
+      row.verdict = "judged inside a segment";
   result.of = plan.steps.size();
-  result.measured = static_cast<size_t>(std::ranges::count_if(plan.steps, [&](const Step& step) { return covered.contains(step.name); }));
+  result.measured = static_cast<size_t>(std::ranges::count_if(
+      plan.steps, [&](const Step& step) { return covered.contains(step.name); }));
 }
 
 void judge_coverage(Comparison& result) {
@@ -177,9 +208,13 @@ void judge_coverage(Comparison& result) {
     if (row.verdict.starts_with("unmeasured") && finding.step.empty()) {
       const auto& check = row.baseline && !row.baseline->measured() ? row.baseline : row.candidate;
       finding.step = row.name;
-      finding.text = fmt::format("{} of {} steps could not be judged; the first is {}: {}", result.of - result.measured, result.of, row.name, check->unmeasured);
+      finding.text =
+          fmt::format("{} of {} steps could not be judged; the first is {}: {}",
+                      result.of - result.measured, result.of, row.name, check->unmeasured);
     }
-  if (finding.text.empty()) finding.text = fmt::format("{} of {} steps could not be judged", result.of - result.measured, result.of);
+  if (finding.text.empty())
+    finding.text =
+        fmt::format("{} of {} steps could not be judged", result.of - result.measured, result.of);
   result.findings.push_back(std::move(finding));
 }
 
@@ -191,14 +226,18 @@ bool has(const Comparison& result, std::initializer_list<const char*> kinds) {
 
 const Finding* first_of(const Comparison& result, std::initializer_list<const char*> kinds) {
   for (const auto& finding : result.findings)
-    if (std::ranges::any_of(kinds, [&](const char* kind) { return finding.kind == kind; })) return &finding;
+    if (std::ranges::any_of(kinds, [&](const char* kind) { return finding.kind == kind; }))
+      return &finding;
   return nullptr;
 }
 
-bool is_rounding(const Finding& finding) { return finding.kind == "static" && finding.reason == "weights.rounding"; }
+bool is_rounding(const Finding& finding) {
+  return finding.kind == "static" && finding.reason == "weights.rounding";
+}
 
 void conclude(Comparison& result) {
-  const auto different_model = std::ranges::find_if(result.findings, [](const Finding& f) { return f.kind == "static" && !is_rounding(f); });
+  const auto different_model = std::ranges::find_if(
+      result.findings, [](const Finding& f) { return f.kind == "static" && !is_rounding(f); });
   const auto* fault = first_of(result, {"fault", "unexplained"});
   if (const auto* finding = first_of(result, {"not_comparable"})) {
     result.verdict = Verdict::NotComparable;
@@ -210,7 +249,8 @@ void conclude(Comparison& result) {
   } else if (different_model != result.findings.end()) {
     result.verdict = Verdict::Different;
     const bool follow = result.measured == result.of && result.of > 0;
-    result.why = fmt::format("the models differ: {}{}", different_model->text, follow ? "; both runs follow their own file" : "");
+    result.why = fmt::format("the models differ: {}{}", different_model->text,
+                             follow ? "; both runs follow their own file" : "");
   } else if (result.measured == 0 || has(result, {"unmeasured"})) {
     result.verdict = Verdict::Unmeasured;
     const auto* finding = first_of(result, {"unmeasured"});
@@ -221,7 +261,8 @@ void conclude(Comparison& result) {
     result.why = fmt::format("the same function; the difference is explained: {}", finding->text);
   } else {
     result.verdict = Verdict::Same;
-    result.why = result.audit ? "every step does what the model file asks for" : "both runs compute the same function of the same weights";
+    result.why = result.audit ? "every step does what the model file asks for"
+                              : "both runs compute the same function of the same weights";
   }
 }
 
@@ -234,15 +275,23 @@ void compare_blind(Comparison& result) {
   for (const auto* trace : {&a, &b})
     for (const auto& [name, step] : trace->steps) names.insert(name);
   for (const auto& name : names) {
-    StepRow row{.name = name, .baseline = {}, .candidate = {}, .inherited = {}, .total = {}, .total_by_position = {}, .verdict = "unmeasured: no model to replay it with"};
+    StepRow row{.name = name,
+                .baseline = {},
+                .candidate = {},
+                .inherited = {},
+                .total = {},
+                .total_by_position = {},
+                .verdict = "unmeasured: no model to replay it with"};
     const auto* x = a.find(name);
     const auto* y = b.find(name);
     if (!same_bytes(x, y)) equal = false;
     if (x != nullptr && y != nullptr && x->width() == y->width()) {
       std::vector<double> values_a(x->positions.size() * x->width());
       std::vector<double> values_b(y->positions.size() * y->width());
-      for (size_t r = 0; r < x->positions.size(); ++r) read_row(*x, r, std::span(values_a).subspan(r * x->width(), x->width()));
-      for (size_t r = 0; r < y->positions.size(); ++r) read_row(*y, r, std::span(values_b).subspan(r * y->width(), y->width()));
+      for (size_t r = 0; r < x->positions.size(); ++r)
+        read_row(*x, r, std::span(values_a).subspan(r * x->width(), x->width()));
+      for (size_t r = 0; r < y->positions.size(); ++r)
+        read_row(*y, r, std::span(values_b).subspan(r * y->width(), y->width()));
       row.total_by_position = distances(x->positions, values_a, y->positions, values_b, x->width());
       row.total = largest(row.total_by_position);
     }
@@ -253,14 +302,18 @@ void compare_blind(Comparison& result) {
     result.verdict = Verdict::Same;
     result.measured = names.size();
     for (auto& row : result.steps) row.verdict = "same bits";
-    result.why = "every recorded value has the same bits on both sides (nothing was replayed: no model was given)";
+    result.why =
+        "every recorded value has the same bits on both sides (nothing was replayed: no model was "
+        "given)";
     return;
   }
   Finding finding;
   finding.kind = "unmeasured";
   finding.side = "undecided";
   finding.reason = "model.missing";
-  finding.text = "the values differ, and without the model nobody can say which side is right: give it with --model FILE";
+  finding.text =
+      "the values differ, and without the model nobody can say which side is right: give it with "
+      "--model FILE";
   result.findings.push_back(finding);
   result.verdict = Verdict::Unmeasured;
   result.why = finding.text;
@@ -272,33 +325,53 @@ void replay_both(Comparison& result, Threads& threads, const Progress& progress)
   const auto& b = result.sides[1];
   const Replayer replay_a(*a.model, a.plan, a.trace, threads);
   const Replayer replay_b(*b.model, b.plan, b.trace, threads);
-  // While everything so far has the same bits and is computed in the same way, one replay serves both sides.
-  bool identical = a.model->sha256 == b.model->sha256 && a.trace.tokens == b.trace.tokens && a.trace.prompt == b.trace.prompt && a.trace.provenance.kv_cache == b.trace.provenance.kv_cache;
+  // While everything so far has the same bits and is computed in the same way, one replay serves
+  // both sides.
+  bool identical = a.model->sha256 == b.model->sha256 && a.trace.tokens == b.trace.tokens &&
+                   a.trace.prompt == b.trace.prompt &&
+                   a.trace.provenance.kv_cache == b.trace.provenance.kv_cache;
   for (size_t i = 0; i < a.plan.steps.size(); ++i) {
     const auto& name = a.plan.steps[i].name;
     progress(i, a.plan.steps.size());
-    identical = identical && same_bytes(a.trace.find(name), b.trace.find(name)) && a.trace.arithmetic_of(name) == b.trace.arithmetic_of(name);
+    identical = identical && same_bytes(a.trace.find(name), b.trace.find(name)) &&
+                a.trace.arithmetic_of(name) == b.trace.arithmetic_of(name);
     const auto checked_a = replay_a.check(i);
     const auto other = identical ? ReplayedStep{} : replay_b.check(i);
     const auto& checked_b = identical ? checked_a : other;
-    StepRow row{.name = name, .baseline = checked_a.check, .candidate = checked_b.check, .inherited = {}, .total = {}, .total_by_position = {}, .verdict = {}};
-    if (checked_a.check.measured() && checked_b.check.measured() && checked_a.width == checked_b.width) {
-      row.total_by_position = distances(checked_a.check.positions, checked_a.recorded, checked_b.check.positions, checked_b.recorded, checked_a.width);
+    StepRow row{.name = name,
+                .baseline = checked_a.check,
+                .candidate = checked_b.check,
+                .inherited = {},
+                .total = {},
+                .total_by_position = {},
+                .verdict = {}};
+    if (checked_a.check.measured() && checked_b.check.measured() &&
+        checked_a.width == checked_b.width) {
+      row.total_by_position =
+          distances(checked_a.check.positions, checked_a.recorded, checked_b.check.positions,
+                    checked_b.recorded, checked_a.width);
       row.total = largest(row.total_by_position);
-      row.inherited = largest(distances(checked_a.check.positions, checked_a.referee, checked_b.check.positions, checked_b.referee, checked_a.width));
+      row.inherited =
+          largest(distances(checked_a.check.positions, checked_a.referee, checked_b.check.positions,
+                            checked_b.referee, checked_a.width));
     }
     row.verdict = verdict_of(row, false);
-    if (identical && checked_a.check.wrong()) add_fault(result.findings, finding_of(replay_a, checked_a, "both"));
+    if (identical && checked_a.check.wrong())
+      add_fault(result.findings, finding_of(replay_a, checked_a, "both"));
     else {
-      if (checked_a.check.wrong()) add_fault(result.findings, finding_of(replay_a, checked_a, "baseline"));
-      if (checked_b.check.wrong()) add_fault(result.findings, finding_of(replay_b, checked_b, "candidate"));
+      if (checked_a.check.wrong())
+        add_fault(result.findings, finding_of(replay_a, checked_a, "baseline"));
+      if (checked_b.check.wrong())
+        add_fault(result.findings, finding_of(replay_b, checked_b, "candidate"));
     }
     result.steps.push_back(std::move(row));
   }
 }
 
 bool same_steps(const Plan& a, const Plan& b) {
-  return std::ranges::equal(a.steps, b.steps, [](const Step& x, const Step& y) { return x.name == y.name && x.width == y.width; });
+  return std::ranges::equal(a.steps, b.steps, [](const Step& x, const Step& y) {
+    return x.name == y.name && x.width == y.width;
+  });
 }
 
 }  // namespace
@@ -309,7 +382,8 @@ std::string finding_side_text(const std::string& side) {
   return "";
 }
 
-Comparison compare(Side baseline, Side candidate, std::optional<NoiseFloor> floor, Threads& threads, const Progress& progress) {
+Comparison compare(Side baseline, Side candidate, std::optional<NoiseFloor> floor, Threads& threads,
+                   const Progress& progress) {
   Comparison result;
   result.floor = floor;
   result.sides.push_back(std::move(baseline));
@@ -333,7 +407,9 @@ Comparison compare(Side baseline, Side candidate, std::optional<NoiseFloor> floo
     count_coverage(result, a.plan);
     add_arithmetic(result);
     judge_coverage(result);
-  } else if (std::ranges::none_of(result.findings, [](const Finding& f) { return f.kind == "static" && !is_rounding(f); })) {
+  } else if (std::ranges::none_of(result.findings, [](const Finding& f) {
+               return f.kind == "static" && !is_rounding(f);
+             })) {
     Finding finding;
     finding.kind = "static";
     finding.side = "undecided";
@@ -366,9 +442,16 @@ Comparison audit(Side side, Threads& threads, const Progress& progress) {
     for (size_t i = 0; i < only.plan.steps.size(); ++i) {
       progress(i, only.plan.steps.size());
       const auto checked = replayer.check(i);
-      StepRow row{.name = only.plan.steps[i].name, .baseline = checked.check, .candidate = {}, .inherited = {}, .total = {}, .total_by_position = {}, .verdict = {}};
+      StepRow row{.name = only.plan.steps[i].name,
+                  .baseline = checked.check,
+                  .candidate = {},
+                  .inherited = {},
+                  .total = {},
+                  .total_by_position = {},
+                  .verdict = {}};
       row.verdict = verdict_of(row, true);
-      if (checked.check.wrong()) add_fault(result.findings, finding_of(replayer, checked, only.role));
+      if (checked.check.wrong())
+        add_fault(result.findings, finding_of(replayer, checked, only.role));
       result.steps.push_back(std::move(row));
     }
     count_coverage(result, only.plan);

@@ -28,7 +28,8 @@ double quantile(const std::vector<double>& sorted, double q) {
 
 }  // namespace
 
-std::optional<Price> price_of(const Side& baseline, const Side& candidate, const std::optional<NoiseFloor>& floor) {
+std::optional<Price> price_of(const Side& baseline, const Side& candidate,
+                              const std::optional<NoiseFloor>& floor) {
   const auto* a = baseline.trace.find("logits");
   const auto* b = candidate.trace.find("logits");
   if (a == nullptr || b == nullptr || a->width() != b->width() || a->width() == 0) return {};
@@ -42,8 +43,10 @@ std::optional<Price> price_of(const Side& baseline, const Side& candidate, const
     if (other == b->positions.end() || *other != position) continue;
     read_row(*a, r, x);
     read_row(*b, static_cast<size_t>(other - b->positions.begin()), y);
-    if (!std::ranges::all_of(x, [](double v) { return std::isfinite(v); }) || !std::ranges::all_of(y, [](double v) { return std::isfinite(v); })) {
+    if (!std::ranges::all_of(x, [](double v) { return std::isfinite(v); }) ||
+        !std::ranges::all_of(y, [](double v) { return std::isfinite(v); })) {
       divergences.push_back(INFINITY);
+      ++price.not_finite;
       continue;
     }
     divergences.push_back(kl_divergence(log_softmax(x), log_softmax(y)));
@@ -55,7 +58,8 @@ std::optional<Price> price_of(const Side& baseline, const Side& candidate, const
     const auto at = static_cast<size_t>(position);
     const double tie = floor && at < floor->ties.size() ? floor->ties[at] : 0;
     if (margin <= tie) ++price.ties;
-    if (price.first_token_changed || static_cast<size_t>(position) + 1 < baseline.trace.prompt) continue;
+    if (price.first_token_changed || static_cast<size_t>(position) + 1 < baseline.trace.prompt)
+      continue;
     price.first_token_changed = static_cast<size_t>(position) + 1 - baseline.trace.prompt;
     price.first_from = static_cast<Token>(top_a);
     price.first_to = static_cast<Token>(top_b);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Two runs side by side, or one run alone, judged. The verdict says what differs, where, on which side and why, and
-// what it costs; every figure comes with its denominator.
+// Two runs side by side, or one run alone, judged. The verdict says what differs, where, on which
+// side and why, and what it costs; every figure comes with its denominator.
 #pragma once
 #include <functional>
 #include <map>
@@ -29,18 +29,23 @@ struct Side {
 struct NoiseFloor {
   size_t runs = 0;
   double logits = 0;  // largest relative L2 distance of the logits of a position
-  std::vector<double> ties;  // of each position: the largest change of a difference between two logits
+  std::vector<double>
+      ties;  // of each position: the largest change of a difference between two logits
 };
 
 // The effect on the outcome: A is the baseline, B the candidate.
 struct Price {
-  size_t positions = 0;                        // with logits on both sides
+  size_t positions = 0;                                       // with logits on both sides
   double kl_mean = 0, kl_median = 0, kl_p99 = 0, kl_max = 0;  // KL(A || B) in nats
-  size_t argmax_changes = 0, ties = 0;         // ties: changes where A's margin is not above the tie floor of the position
-  std::optional<size_t> first_token_changed;   // index of the first generated token that differs; 0 is the one after the prompt
+  size_t not_finite =
+      0;  // positions where a side has logits that are no numbers: they have no argmax
+  size_t argmax_changes = 0,
+         ties = 0;  // ties: changes where A's margin is not above the tie floor of the position
+  std::optional<size_t> first_token_changed;  // index of the first generated token that differs; 0
+                                              // is the one after the prompt
   Token first_from = 0, first_to = 0;
-  double first_margin = 0;                     // of A between the two, in logits
-  std::optional<double> first_tie;             // the tie floor at that position
+  double first_margin = 0;          // of A between the two, in logits
+  std::optional<double> first_tie;  // the tie floor at that position
 };
 
 struct Finding {
@@ -81,7 +86,8 @@ struct Comparison {
   std::vector<std::string> notes;
 };
 
-// What forbids a comparison: other tokens, another split, a trace of another model file. Empty: they can be compared.
+// What forbids a comparison: other tokens, another split, a trace of another model file. Empty:
+// they can be compared.
 std::vector<Finding> handshake(const Side& baseline, const Side& candidate);
 // A trace that names another model file than the one given.
 std::vector<Finding> check_identity(const Side& side);
@@ -93,11 +99,13 @@ std::vector<Finding> compare_models(const Side& baseline, const Side& candidate,
 std::string finding_side_text(const std::string& side);
 
 // Nothing if the sides share no recorded logits.
-std::optional<Price> price_of(const Side& baseline, const Side& candidate, const std::optional<NoiseFloor>& floor);
+std::optional<Price> price_of(const Side& baseline, const Side& candidate,
+                              const std::optional<NoiseFloor>& floor);
 
 // Progress is called with (done, all) steps.
 using Progress = std::function<void(size_t, size_t)>;
-Comparison compare(Side baseline, Side candidate, std::optional<NoiseFloor> floor, Threads& threads, const Progress& progress);
+Comparison compare(Side baseline, Side candidate, std::optional<NoiseFloor> floor, Threads& threads,
+                   const Progress& progress);
 Comparison audit(Side side, Threads& threads, const Progress& progress);
 
 }  // namespace plumb

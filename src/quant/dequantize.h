@@ -7,8 +7,8 @@
 namespace plumb {
 
 // Turns `count` weights of type `dtype` into float, bit for bit as ggml's reference code does: each
-// product and sum is one float operation, none is fused. `count` must be a whole number of blocks and
-// `is_weight_type(dtype)` must hold. `source` needs no alignment.
+// product and sum is one float operation, none is fused. `count` must be a whole number of blocks
+// and `is_weight_type(dtype)` must hold. `source` needs no alignment.
 void dequantize(DType dtype, const std::byte* source, size_t count, float* out);
 
 // One block family each; `blocks` blocks are read. Layouts stand beside each definition.

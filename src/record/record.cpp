@@ -36,7 +36,10 @@ std::string now() {
 
 Result<void> check_context(const Model& model, size_t prompt, size_t decode) {
   if (prompt + decode <= model.config.context) return {};
-  return fail(ErrorCode::Usage, fmt::format("{} prompt and {} decoded tokens do not fit: the model's context is {} tokens", prompt, decode, model.config.context));
+  return fail(
+      ErrorCode::Usage,
+      fmt::format("{} prompt and {} decoded tokens do not fit: the model's context is {} tokens",
+                  prompt, decode, model.config.context));
 }
 
 }  // namespace
@@ -51,7 +54,8 @@ Token argmax(std::span<const float> logits) {
 Result<PlainRun> run_greedily(const RunSetup& setup, std::span<const Token> prompt, size_t decode) {
   TRY(check_context(setup.model, prompt.size(), decode));
   PlainRun run{.tokens = {prompt.begin(), prompt.end()}, .prompt = prompt.size(), .logits = {}};
-  TRY_ASSIGN(auto session, setup.backend.open(setup.model, setup.plan, prompt.size() + decode, setup.threads));
+  TRY_ASSIGN(auto session,
+             setup.backend.open(setup.model, setup.plan, prompt.size() + decode, setup.threads));
   TRY_ASSIGN(auto logits, session->forward(prompt, Outputs::LastPosition, nullptr));
   run.logits.push_back(std::move(logits));
   for (size_t i = 0; i < decode; ++i) {
@@ -65,19 +69,29 @@ Result<PlainRun> run_greedily(const RunSetup& setup, std::span<const Token> prom
 
 bool StepChoice::takes(const Step& step) const {
   if (patterns.empty()) return !is_on_request(step.op);
-  return std::ranges::any_of(patterns, [&](const auto& pattern) { return fits(pattern, step.name); });
+  return std::ranges::any_of(patterns,
+                             [&](const auto& pattern) { return fits(pattern, step.name); });
 }
 
-Result<TraceLayout> plan_trace(const RunSetup& setup, std::vector<Token> tokens, size_t prompt, const StepChoice& choice, const std::string& injected) {
+Result<TraceLayout> plan_trace(const RunSetup& setup, std::vector<Token> tokens, size_t prompt,
+                               const StepChoice& choice, const std::string& injected) {
   for (const auto& pattern : choice.patterns)
-    if (std::ranges::none_of(setup.plan.steps, [&](const Step& step) { return fits(pattern, step.name); }))
-      return fail(ErrorCode::Usage, fmt::format("--steps '{}' fits no step of this model", pattern));
+    if (std::ranges::none_of(setup.plan.steps,
+                             [&](const Step& step) { return fits(pattern, step.name); }))
+      return fail(ErrorCode::Usage,
+                  fmt::format("--steps '{}' fits no step of this model", pattern));
   TraceLayout layout;
   auto& p = layout.provenance;
-  p.engine = {{"name", "plumb"}, {"version", PLUMB_VERSION}, {"backend", setup.backend.name()}, {"level", setup.backend.level()},
-              {"threads", fmt::format("{}", setup.threads.count())}, {"path", "batched prefill, serial decode"}};
+  p.engine = {{"name", "plumb"},
+              {"version", PLUMB_VERSION},
+              {"backend", setup.backend.name()},
+              {"level", setup.backend.level()},
+              {"threads", fmt::format("{}", setup.threads.count())},
+              {"path", "batched prefill, serial decode"}};
   if (!injected.empty()) p.engine["injected"] = injected;
-  p.model = {{"name", setup.model.config.name}, {"architecture", setup.model.config.architecture}, {"sha256", setup.model.sha256}};
+  p.model = {{"name", setup.model.config.name},
+             {"architecture", setup.model.config.architecture},
+             {"sha256", setup.model.sha256}};
   p.created = now();
   for (const auto& step : setup.plan.steps) {
     if (!choice.takes(step)) continue;
@@ -92,14 +106,17 @@ Result<TraceLayout> plan_trace(const RunSetup& setup, std::vector<Token> tokens,
   return layout;
 }
 
-Result<std::vector<std::vector<float>>> record(const RunSetup& setup, std::span<const Token> tokens, size_t prompt, TraceWriter& writer) {
+Result<std::vector<std::vector<float>>> record(const RunSetup& setup, std::span<const Token> tokens,
+                                               size_t prompt, TraceWriter& writer) {
   CHECK(prompt > 0 && prompt <= tokens.size());
   TRY(check_context(setup.model, prompt, tokens.size() - prompt));
-  TRY_ASSIGN(auto session, setup.backend.open(setup.model, setup.plan, tokens.size(), setup.threads));
+  TRY_ASSIGN(auto session,
+             setup.backend.open(setup.model, setup.plan, tokens.size(), setup.threads));
   WritingObserver observer(writer, setup.plan);
   std::vector<std::vector<float>> logits;
   TRY_ASSIGN(auto first, session->forward(tokens.first(prompt), Outputs::AllPositions, &observer));
-  logits.emplace_back(first.end() - static_cast<ptrdiff_t>(setup.model.config.vocabulary), first.end());
+  logits.emplace_back(first.end() - static_cast<ptrdiff_t>(setup.model.config.vocabulary),
+                      first.end());
   for (size_t i = prompt; i < tokens.size(); ++i) {
     TRY_ASSIGN(auto next, session->forward(tokens.subspan(i, 1), Outputs::LastPosition, &observer));
     logits.push_back(std::move(next));
@@ -107,21 +124,29 @@ Result<std::vector<std::vector<float>>> record(const RunSetup& setup, std::span<
   return logits;
 }
 
-Result<void> check_unchanged(const PlainRun& plain, const std::vector<std::vector<float>>& recorded) {
+Result<void> check_unchanged(const PlainRun& plain,
+                             const std::vector<std::vector<float>>& recorded) {
   CHECK(plain.logits.size() == recorded.size());
   for (size_t i = 0; i < recorded.size(); ++i)
-    if (std::memcmp(plain.logits[i].data(), recorded[i].data(), recorded[i].size() * sizeof(float)) != 0)
-      return fail(ErrorCode::Corrupt, fmt::format("the recorded run differs from the plain run at position {}: this trace would not show what users get", plain.prompt - 1 + i));
+    if (std::memcmp(plain.logits[i].data(), recorded[i].data(),
+                    recorded[i].size() * sizeof(float)) != 0)
+      return fail(ErrorCode::Corrupt,
+                  fmt::format("the recorded run differs from the plain run at position {}: this "
+                              "trace would not show what users get",
+                              plain.prompt - 1 + i));
   return {};
 }
 
-Result<std::vector<float>> run_logits(const RunSetup& setup, std::span<const Token> tokens, size_t prompt, size_t part) {
-  TRY_ASSIGN(auto session, setup.backend.open(setup.model, setup.plan, tokens.size(), setup.threads));
+Result<std::vector<float>> run_logits(const RunSetup& setup, std::span<const Token> tokens,
+                                      size_t prompt, size_t part) {
+  TRY_ASSIGN(auto session,
+             setup.backend.open(setup.model, setup.plan, tokens.size(), setup.threads));
   std::vector<float> logits;
   size_t at = 0;
   while (at < tokens.size()) {
     const size_t count = at >= prompt ? 1 : part == 0 ? prompt : std::min(part, prompt - at);
-    TRY_ASSIGN(const auto rows, session->forward(tokens.subspan(at, count), Outputs::AllPositions, nullptr));
+    TRY_ASSIGN(const auto rows,
+               session->forward(tokens.subspan(at, count), Outputs::AllPositions, nullptr));
     logits.insert(logits.end(), rows.begin(), rows.end());
     at += count;
   }

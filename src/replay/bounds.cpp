@@ -11,11 +11,12 @@
 namespace plumb {
 namespace {
 
-// Six deviations: of 10^8 values (a 7B model, 100 positions) less than one right value in ten runs lies outside, even
-// if every deviation below were exact; they are upper estimates.
+// Six deviations: of 10^8 values (a 7B model, 100 positions) less than one right value in ten runs
+// lies outside, even if every deviation below were exact; they are upper estimates.
 constexpr double kSigmas = 6;
-const double kUniform = 1 / std::sqrt(3.0);  // deviation of a rounding error that is uniform in [-u, u]
-constexpr double kTiny = 0x1p-149;           // half the smallest float, twice: results near zero
+const double kUniform =
+    1 / std::sqrt(3.0);             // deviation of a rounding error that is uniform in [-u, u]
+constexpr double kTiny = 0x1p-149;  // half the smallest float, twice: results near zero
 constexpr size_t kBlock = 32;
 
 double output_rounding(double y, const Units& u) { return u.output * std::fabs(y) + kTiny; }
@@ -26,7 +27,10 @@ double sum_bound(double n, double squares, double y, double u) {
   return kSigmas * kUniform * u * std::sqrt(n * (squares / 2 + y * y / 3) + squares);
 }
 
-bool has_offset(DType dtype) { return dtype == DType::Q4_0 || dtype == DType::Q4_1 || dtype == DType::Q4_K || dtype == DType::Q6_K; }
+bool has_offset(DType dtype) {
+  return dtype == DType::Q4_0 || dtype == DType::Q4_1 || dtype == DType::Q4_K ||
+         dtype == DType::Q6_K;
+}
 
 struct Job {
   const Step& step;
@@ -38,14 +42,17 @@ struct Job {
   bool deviation;
   std::vector<double>& bound;
 
-  double in_bound(size_t input, size_t index) const { return inputs[input].bound.empty() ? 0 : inputs[input].bound[index]; }
+  double in_bound(size_t input, size_t index) const {
+    return inputs[input].bound.empty() ? 0 : inputs[input].bound[index];
+  }
   size_t count() const { return rows.positions.size(); }
 };
 
 void bound_norm(const Job& job) {
   const size_t n = job.step.width;
   const auto gamma = job.step.weight->values();
-  const double own = job.u.accumulate * (kSigmas * kUniform * std::sqrt(static_cast<double>(n) / 3) / 2 + 4);
+  const double own =
+      job.u.accumulate * (kSigmas * kUniform * std::sqrt(static_cast<double>(n) / 3) / 2 + 4);
   for (size_t r = 0; r < job.count(); ++r) {
     const double* x = job.inputs[0].value.data() + r * n;
     double squares = 0;
@@ -59,7 +66,8 @@ void bound_norm(const Job& job) {
     for (size_t i = 0; i < n; ++i) {
       const double g = job.step.use_gamma ? std::fabs(static_cast<double>(gamma[i])) : 1;
       const double y = job.out[r * n + i];
-      job.bound[r * n + i] = own * std::fabs(y) + g * factor * job.in_bound(0, r * n + i) + std::fabs(y) * factor * factor * moved / static_cast<double>(n) +
+      job.bound[r * n + i] = own * std::fabs(y) + g * factor * job.in_bound(0, r * n + i) +
+                             std::fabs(y) * factor * factor * moved / static_cast<double>(n) +
                              output_rounding(y, job.u);
     }
   }
@@ -76,9 +84,11 @@ void bound_matmul(const Job& job, Threads& threads) {
         const std::span x(job.inputs[0].value.data() + r * n, n);
         double carried = 0;
         if (!job.inputs[0].bound.empty())
-          for (size_t i = 0; i < n; ++i) carried += std::fabs(static_cast<double>(row[i])) * job.inputs[0].bound[r * n + i];
+          for (size_t i = 0; i < n; ++i)
+            carried += std::fabs(static_cast<double>(row[i])) * job.inputs[0].bound[r * n + i];
         const size_t at = r * weight.rows + j;
-        job.bound[at] = matmul_bound(job.step, row, x, job.out[at], job.arithmetic, job.deviation) + carried;
+        job.bound[at] =
+            matmul_bound(job.step, row, x, job.out[at], job.arithmetic, job.deviation) + carried;
       }
     }
   });
@@ -91,15 +101,18 @@ void bound_rope(const Job& job) {
   for (size_t r = 0; r < job.count(); ++r) {
     const double* x = job.inputs[0].value.data() + r * width;
     double* b = &job.bound[r * width];
-    for (size_t i = 0; i < width; ++i) b[i] = job.in_bound(0, r * width + i) + output_rounding(job.out[r * width + i], job.u);
+    for (size_t i = 0; i < width; ++i)
+      b[i] = job.in_bound(0, r * width + i) + output_rounding(job.out[r * width + i], job.u);
     for (size_t pair = 0; pair < half; ++pair) {
-      // The frequency is a power, often made by repeated products: pair roundings, and a few for the function.
+      // The frequency is a power, often made by repeated products: pair roundings, and a few for
+      // the function.
       const double angle = std::fabs(referee::rope_angle(rope, job.rows.positions[r], pair));
       const double own = job.u.accumulate * (4 + angle * (4 + static_cast<double>(pair)));
       const size_t first = rope.pairing == RopePairing::Neighbours ? 2 * pair : pair;
       const size_t second = rope.pairing == RopePairing::Neighbours ? first + 1 : first + half;
       for (size_t head = 0; head < width; head += job.step.head_dim) {
-        const double both = job.in_bound(0, r * width + head + first) + job.in_bound(0, r * width + head + second);
+        const double both =
+            job.in_bound(0, r * width + head + first) + job.in_bound(0, r * width + head + second);
         const double size = std::fabs(x[head + first]) + std::fabs(x[head + second]);
         b[head + first] += own * size + both;
         b[head + second] += own * size + both;
@@ -118,17 +131,21 @@ void bound_scores(const Job& job) {
       for (size_t key = 0; key < keys; ++key) {
         if (!referee::in_cache(job.rows, r, key)) continue;
         const size_t q = r * q_width + h * a.head_dim;
-        const size_t k = referee::cache_row(a, key) * k_width + referee::kv_head_of(a, h) * a.head_dim;
+        const size_t k =
+            referee::cache_row(a, key) * k_width + referee::kv_head_of(a, h) * a.head_dim;
         double squares = 0;
         double carried = 0;
         for (size_t i = 0; i < a.head_dim; ++i) {
           const double product = job.inputs[0].value[q + i] * job.inputs[1].value[k + i];
           squares += product * product;
-          carried += std::fabs(job.inputs[0].value[q + i]) * job.in_bound(1, k + i) + std::fabs(job.inputs[1].value[k + i]) * job.in_bound(0, q + i);
+          carried += std::fabs(job.inputs[0].value[q + i]) * job.in_bound(1, k + i) +
+                     std::fabs(job.inputs[1].value[k + i]) * job.in_bound(0, q + i);
         }
         const size_t at = (r * a.heads + h) * keys + key;
         const double y = job.out[at];
-        job.bound[at] = a.scale * (sum_bound(static_cast<double>(a.head_dim), squares, y / a.scale, job.u.accumulate) + carried) +
+        job.bound[at] = a.scale * (sum_bound(static_cast<double>(a.head_dim), squares, y / a.scale,
+                                             job.u.accumulate) +
+                                   carried) +
                         2 * job.u.accumulate * std::fabs(y) + output_rounding(y, job.u);
       }
 }
@@ -149,11 +166,14 @@ void bound_softmax(const Job& job) {
       carried += w[key] * job.in_bound(0, line * keys + key);
       ++seen;
     }
-    // exp turns the rounding of its argument into a relative error; four ulp for the function, the sum is of positive terms.
+    // exp turns the rounding of its argument into a relative error; four ulp for the function, the
+    // sum is of positive terms.
     for (size_t key = 0; key < keys; ++key) {
       if (!referee::sees(a, job.rows.positions[r], job.rows.visible[r], key)) continue;
-      const double own = job.u.accumulate * (2 * (max - s[key]) + 8 + kSigmas * kUniform * std::sqrt(seen / 3));
-      job.bound[line * keys + key] = w[key] * (own + job.in_bound(0, line * keys + key) + carried) + output_rounding(w[key], job.u) + 0x1p-126;
+      const double own =
+          job.u.accumulate * (2 * (max - s[key]) + 8 + kSigmas * kUniform * std::sqrt(seen / 3));
+      job.bound[line * keys + key] = w[key] * (own + job.in_bound(0, line * keys + key) + carried) +
+                                     output_rounding(w[key], job.u) + 0x1p-126;
     }
   }
 }
@@ -171,25 +191,34 @@ void bound_mix(const Job& job) {
         for (size_t key = 0; key < keys; ++key) {
           if (!referee::in_cache(job.rows, r, key)) continue;
           const size_t w = (r * a.heads + h) * keys + key;
-          const size_t v = referee::cache_row(a, key) * v_width + referee::kv_head_of(a, h) * a.head_dim + i;
+          const size_t v =
+              referee::cache_row(a, key) * v_width + referee::kv_head_of(a, h) * a.head_dim + i;
           const double product = job.inputs[0].value[w] * job.inputs[1].value[v];
           squares += product * product;
-          carried += std::fabs(job.inputs[1].value[v]) * job.in_bound(0, w) + job.inputs[0].value[w] * job.in_bound(1, v);
+          carried += std::fabs(job.inputs[1].value[v]) * job.in_bound(0, w) +
+                     job.inputs[0].value[w] * job.in_bound(1, v);
           ++seen;
         }
         const size_t at = r * job.step.width + h * a.head_dim + i;
-        job.bound[at] = sum_bound(seen, squares, job.out[at], job.u.accumulate) + carried + output_rounding(job.out[at], job.u);
+        job.bound[at] = sum_bound(seen, squares, job.out[at], job.u.accumulate) + carried +
+                        output_rounding(job.out[at], job.u);
       }
 }
 
 void bound_embedding(const Job& job) {
-  // Float weights are copied: any difference is one. Block types are unpacked with two roundings, fused or not.
+  // Float weights are copied: any difference is one. Block types are unpacked with two roundings,
+  // fused or not.
   const bool exact = !is_quantized(job.step.weight->dtype);
   for (size_t r = 0; r < job.count(); ++r) {
     double largest = 0;
-    for (size_t i = 0; i < job.step.width; ++i) largest = std::max(largest, std::fabs(job.out[r * job.step.width + i]));
     for (size_t i = 0; i < job.step.width; ++i)
-      job.bound[r * job.step.width + i] = (exact ? 0 : 4 * 0x1p-24 * largest) + (job.arithmetic.output == "f32" && exact ? 0 : output_rounding(job.out[r * job.step.width + i], job.u));
+      largest = std::max(largest, std::fabs(job.out[r * job.step.width + i]));
+    for (size_t i = 0; i < job.step.width; ++i)
+      job.bound[r * job.step.width + i] =
+          (exact ? 0 : 4 * 0x1p-24 * largest) +
+          (job.arithmetic.output == "f32" && exact
+               ? 0
+               : output_rounding(job.out[r * job.step.width + i], job.u));
   }
 }
 
@@ -199,8 +228,11 @@ void bound_element_wise(const Job& job) {
     const double x = job.inputs[0].value[i];
     double b = job.in_bound(0, i);
     if (job.step.op == Op::Add) b += job.in_bound(1, i);
-    else if (job.step.op == Op::Multiply) b = b * std::fabs(job.inputs[1].value[i]) + std::fabs(x) * job.in_bound(1, i) + b * job.in_bound(1, i);
-    else if (job.step.op == Op::Silu) b = 1.1 * b + job.u.accumulate * (std::fabs(x) + 8) * y;  // 1.1: the steepest slope
+    else if (job.step.op == Op::Multiply)
+      b = b * std::fabs(job.inputs[1].value[i]) + std::fabs(x) * job.in_bound(1, i) +
+          b * job.in_bound(1, i);
+    else if (job.step.op == Op::Silu)
+      b = 1.1 * b + job.u.accumulate * (std::fabs(x) + 8) * y;  // 1.1: the steepest slope
     job.bound[i] = b + 2 * job.u.accumulate * y + output_rounding(y, job.u);
   }
 }
@@ -219,35 +251,46 @@ Units units_of(const Arithmetic& arithmetic) {
 
 double cheap_matmul_bound(const Step& step, double y, const Arithmetic& arithmetic) {
   const Units u = units_of(arithmetic);
-  return sum_bound(static_cast<double>(step.weight->columns), 0, y, u.accumulate) + output_rounding(y, u);
+  return sum_bound(static_cast<double>(step.weight->columns), 0, y, u.accumulate) +
+         output_rounding(y, u);
 }
 
-double matmul_bound(const Step& step, std::span<const float> weight_row, std::span<const double> x, double y, const Arithmetic& arithmetic, bool deviation) {
+double matmul_bound(const Step& step, std::span<const float> weight_row, std::span<const double> x,
+                    double y, const Arithmetic& arithmetic, bool deviation) {
   const Units u = units_of(arithmetic);
   const size_t n = weight_row.size();
   double squares = 0;
   for (size_t begin = 0; begin < n; begin += kBlock) {
     const size_t end = std::min(n, begin + kBlock);
     double largest = 0;
-    for (size_t i = begin; i < end; ++i) largest = std::max(largest, std::fabs(static_cast<double>(weight_row[i])));
+    for (size_t i = begin; i < end; ++i)
+      largest = std::max(largest, std::fabs(static_cast<double>(weight_row[i])));
     for (size_t i = begin; i < end; ++i) {
-      // A type with an offset sums q and the offset apart: terms of up to twice the block's largest weight.
-      const double w = has_offset(step.weight->dtype) ? 2 * largest : static_cast<double>(weight_row[i]);
+      // A type with an offset sums q and the offset apart: terms of up to twice the block's largest
+      // weight.
+      const double w =
+          has_offset(step.weight->dtype) ? 2 * largest : static_cast<double>(weight_row[i]);
       squares += w * w * x[i] * x[i];
     }
   }
   // The weights of block types are products of scales themselves: two roundings more for each term.
-  const double own = sum_bound(static_cast<double>(n), squares, y, u.accumulate) + (is_quantized(step.weight->dtype) ? kSigmas * kUniform * 2 * u.accumulate * std::sqrt(squares) : 0);
+  const double own =
+      sum_bound(static_cast<double>(n), squares, y, u.accumulate) +
+      (is_quantized(step.weight->dtype) ? kSigmas * kUniform * 2 * u.accumulate * std::sqrt(squares)
+                                        : 0);
   double rounding = 0;
   if (deviation) {
     std::vector<double> sigma(n);
     referee::rounding_deviation(arithmetic.activations, x, sigma);
-    for (size_t i = 0; i < n; ++i) rounding += std::pow(static_cast<double>(weight_row[i]) * sigma[i], 2);
+    for (size_t i = 0; i < n; ++i)
+      rounding += std::pow(static_cast<double>(weight_row[i]) * sigma[i], 2);
   }
-  return std::max(1.0, std::fabs(step.gain)) * (own + kSigmas * std::sqrt(rounding)) + (step.bias ? 2 * u.accumulate * std::fabs(y) : 0) + output_rounding(y, u);
+  return std::max(1.0, std::fabs(step.gain)) * (own + kSigmas * std::sqrt(rounding)) +
+         (step.bias ? 2 * u.accumulate * std::fabs(y) : 0) + output_rounding(y, u);
 }
 
-std::vector<double> error_bound(const Step& step, std::span<const BoundedValue> inputs, const referee::Rows& rows, std::span<const double> out,
+std::vector<double> error_bound(const Step& step, std::span<const BoundedValue> inputs,
+                                const referee::Rows& rows, std::span<const double> out,
                                 const Arithmetic& arithmetic, bool deviation, Threads& threads) {
   std::vector<double> bound(out.size(), 0.0);
   const Job job{step, inputs, rows, out, arithmetic, units_of(arithmetic), deviation, bound};
@@ -259,7 +302,10 @@ std::vector<double> error_bound(const Step& step, std::span<const BoundedValue> 
     case Op::Scores: bound_scores(job); break;
     case Op::Softmax: bound_softmax(job); break;
     case Op::Mix: bound_mix(job); break;
-    case Op::Bias: case Op::Add: case Op::Multiply: case Op::Silu: bound_element_wise(job); break;
+    case Op::Bias:
+    case Op::Add:
+    case Op::Multiply:
+    case Op::Silu: bound_element_wise(job); break;
   }
   if (std::fabs(step.gain) > 1)
     for (double& b : bound) b *= std::fabs(step.gain);

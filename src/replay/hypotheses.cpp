@@ -10,8 +10,9 @@
 namespace plumb {
 namespace {
 
-// RMS norm: recorded = referee * sqrt((m + e) / (m + e')), so one row with a clear ratio gives e'. The row with the
-// smallest mean square shows it best; the result is rounded to a number that somebody would type.
+// RMS norm: recorded = referee * sqrt((m + e) / (m + e')), so one row with a clear ratio gives e'.
+// The row with the smallest mean square shows it best; the result is rounded to a number that
+// somebody would type.
 std::vector<double> fit_epsilons(const Replayer& replayer, const ReplayedStep& wrong) {
   const auto& step = replayer.plan().steps[wrong.check.step];
   if (step.op != Op::RmsNorm) return {};
@@ -21,7 +22,8 @@ std::vector<double> fit_epsilons(const Replayer& replayer, const ReplayedStep& w
   double best_square = INFINITY;
   double fitted = NAN;
   for (size_t r = 0; r < wrong.check.positions.size(); ++r) {
-    const auto at = std::ranges::lower_bound(input->positions, wrong.check.positions[r]) - input->positions.begin();
+    const auto at = std::ranges::lower_bound(input->positions, wrong.check.positions[r]) -
+                    input->positions.begin();
     read_row(*input, static_cast<size_t>(at), x);
     double square = 0;
     double cross = 0;
@@ -61,14 +63,16 @@ struct Search {
   // True if the variant reproduces what was recorded.
   bool try_variant(size_t replaced, const FaultVariant& variant, const std::string& name) {
     const auto& check = wrong.check;
-    // Most guesses fail at the first wrong position already; only one that does not is tried on all.
+    // Most guesses fail at the first wrong position already; only one that does not is tried on
+    // all.
     if (check.positions.size() > 2) {
       const auto look = replayer.check_as(check, replaced, variant.step, {check.worst_position});
       if (look.check.times_bound > 1) return false;
     }
     const auto replay = replayer.check_as(check, replaced, variant.step, {});
     // Values that are not finite on both sides prove nothing; some finite ones must be reproduced.
-    if (replay.check.times_bound > 1 || replay.check.non_finite >= replay.check.values) return false;
+    if (replay.check.times_bound > 1 || replay.check.non_finite >= replay.check.values)
+      return false;
     best.reason = name;
     best.at = replayer.plan().steps[replaced].name;
     best.parameters = variant.parameters;
@@ -78,8 +82,14 @@ struct Search {
   }
 
   bool try_catalogue(size_t replaced) {
-    FaultContext context{.model = replayer.model(), .plan = replayer.plan(), .step = replaced, .parameter = {}, .first_position = {}, .fitted_epsilons = {}};
-    if (!wrong.check.wrong_positions.empty()) context.first_position = wrong.check.wrong_positions.front();
+    FaultContext context{.model = replayer.model(),
+                         .plan = replayer.plan(),
+                         .step = replaced,
+                         .parameter = {},
+                         .first_position = {},
+                         .fitted_epsilons = {}};
+    if (!wrong.check.wrong_positions.empty())
+      context.first_position = wrong.check.wrong_positions.front();
     if (replaced == wrong.check.step) context.fitted_epsilons = fit_epsilons(replayer, wrong);
     for (const auto& fault : fault_catalogue())
       for (const auto& variant : fault.variants(context))
@@ -87,13 +97,15 @@ struct Search {
     return false;
   }
 
-  // The scale of scores that were not recorded, found by what it does to the mix: a scan, then a narrowing search.
+  // The scale of scores that were not recorded, found by what it does to the mix: a scan, then a
+  // narrowing search.
   bool try_scale(size_t scores) {
     const auto& step = replayer.plan().steps[scores];
     const auto distance = [&](double log_scale) {
       Step variant = step;
       variant.attention.scale = std::exp(log_scale);
-      const double local = replayer.check_as(wrong.check, scores, variant, {wrong.check.worst_position}).check.local;
+      const double local =
+          replayer.check_as(wrong.check, scores, variant, {wrong.check.worst_position}).check.local;
       return std::isfinite(local) ? local : INFINITY;
     };
     const double right = std::log(step.attention.scale);
@@ -111,7 +123,12 @@ struct Search {
       if (distance(low + third) < distance(high - third)) high -= third;
       else low += third;
     }
-    FaultContext context{.model = replayer.model(), .plan = replayer.plan(), .step = scores, .parameter = std::exp((low + high) / 2), .first_position = {}, .fitted_epsilons = {}};
+    FaultContext context{.model = replayer.model(),
+                         .plan = replayer.plan(),
+                         .step = scores,
+                         .parameter = std::exp((low + high) / 2),
+                         .first_position = {},
+                         .fitted_epsilons = {}};
     const auto fault = std::ranges::find(fault_catalogue(), "attention.scale", &Fault::name);
     for (const auto& variant : fault->variants(context))
       if (try_variant(scores, variant, fault->name)) return true;
@@ -123,8 +140,11 @@ struct Search {
     if (!std::isfinite(ratio) || std::fabs(ratio - 1) < 1e-7) return false;
     Step step = replayer.plan().steps[wrong.check.step];
     step.gain = ratio;
-    const FaultVariant variant{step, {{"expected", "1"}, {"found", fmt::format("{:.7g}", ratio)}}, fmt::format("every value is {:.7g} times the right one", ratio)};
-    return try_variant(wrong.check.step, variant, step.op == Op::Scores ? "attention.scale" : "value.scaled");
+    const FaultVariant variant{step,
+                               {{"expected", "1"}, {"found", fmt::format("{:.7g}", ratio)}},
+                               fmt::format("every value is {:.7g} times the right one", ratio)};
+    return try_variant(wrong.check.step, variant,
+                       step.op == Op::Scores ? "attention.scale" : "value.scaled");
   }
 };
 
@@ -132,9 +152,11 @@ std::map<std::string, std::string> find_clues(const ReplayedStep& wrong) {
   const auto& check = wrong.check;
   std::map<std::string, std::string> clues;
   clues["wrong_values"] = fmt::format("{} of {}", check.wrong_values, check.values);
-  clues["worst"] = fmt::format("position {}, channel {}", check.worst_position, check.worst_channel);
+  clues["worst"] =
+      fmt::format("position {}, channel {}", check.worst_position, check.worst_channel);
   if (check.non_finite > 0) clues["non_finite"] = fmt::format("{}", check.non_finite);
-  if (const double ratio = best_ratio(wrong); std::isfinite(ratio)) clues["best_ratio"] = fmt::format("{:.6g}", ratio);
+  if (const double ratio = best_ratio(wrong); std::isfinite(ratio))
+    clues["best_ratio"] = fmt::format("{:.6g}", ratio);
   // A difference that is the same vector at every position is a bias.
   const size_t rows = check.positions.size();
   if (rows > 1 && check.non_finite == 0) {
@@ -149,7 +171,8 @@ std::map<std::string, std::string> find_clues(const ReplayedStep& wrong) {
       }
       mean += sum * sum / static_cast<double>(rows);
     }
-    if (mean > 0.99 * all) clues["constant_vector"] = "the difference is the same at every position: a bias";
+    if (mean > 0.99 * all)
+      clues["constant_vector"] = "the difference is the same at every position: a bias";
   }
   return clues;
 }
@@ -167,17 +190,22 @@ Explanation explain(const Replayer& replayer, const ReplayedStep& wrong) {
   if (!found) found = search.try_ratio();
   for (const auto& name : check.segment) {
     const size_t at = *replayer.plan().find(name);
-    if (!found && replayer.plan().steps[at].op == Op::Scores && at != check.step) found = search.try_scale(at);
+    if (!found && replayer.plan().steps[at].op == Op::Scores && at != check.step)
+      found = search.try_scale(at);
   }
   auto& best = search.best;
   best.clues = find_clues(wrong);
   if (best.at.empty()) best.at = check.name;
   if (!found && check.wrong_values == 1) {
     best.reason = "value.element";
-    best.text = fmt::format("one value is wrong: channel {} at position {}; all {} others are right", check.worst_channel, check.worst_position, check.values - 1);
+    best.text =
+        fmt::format("one value is wrong: channel {} at position {}; all {} others are right",
+                    check.worst_channel, check.worst_position, check.values - 1);
   } else if (!found) {
-    best.text = fmt::format("wrong, unexplained: {} of {} values lie outside their bound, first at position {}", check.wrong_values, check.values,
-                            check.wrong_positions.empty() ? check.worst_position : check.wrong_positions.front());
+    best.text = fmt::format(
+        "wrong, unexplained: {} of {} values lie outside their bound, first at position {}",
+        check.wrong_values, check.values,
+        check.wrong_positions.empty() ? check.worst_position : check.wrong_positions.front());
   }
   return best;
 }

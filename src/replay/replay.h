@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One run against the referee: each recorded step is computed again from the inputs that the run itself recorded, so
-// that a fault shows at its own step and nowhere else.
+// One run against the referee: each recorded step is computed again from the inputs that the run
+// itself recorded, so that a fault shows at its own step and nowhere else.
 #pragma once
 #include <map>
 #include <optional>
@@ -15,22 +15,24 @@ namespace plumb {
 struct StepCheck {
   size_t step = 0;
   std::string name;
-  std::vector<std::string> segment;  // what was computed, in order, the step itself last; more than one where inputs were not recorded
+  std::vector<std::string> segment;  // what was computed, in order, the step itself last; more than
+                                     // one where inputs were not recorded
   std::string unmeasured;            // why there is no result; empty: measured
 
   std::vector<int32_t> positions;         // the rows that were judged
   std::vector<double> local_by_position;  // relative L2 distance of each row
   double local = 0;                       // the largest of them
-  double times_bound = 0;                 // the largest |recorded - referee| / bound of any value; above 1: wrong
-  double bound = 0;                       // of that value, relative to the root mean square of its row
+  double times_bound = 0;  // the largest |recorded - referee| / bound of any value; above 1: wrong
+  double bound = 0;        // of that value, relative to the root mean square of its row
   size_t values = 0, wrong_values = 0, non_finite = 0;
   std::vector<int32_t> wrong_positions;
   int32_t worst_position = 0;
   size_t worst_channel = 0;
 
-  Arithmetic arithmetic;       // that it was judged by
-  bool declared = true;        // or the tightest that explains it
-  std::string activations_by;  // "exact", or "deviation" where only the size of the rounding is known
+  Arithmetic arithmetic;  // that it was judged by
+  bool declared = true;   // or the tightest that explains it
+  std::string
+      activations_by;  // "exact", or "deviation" where only the size of the rounding is known
 
   bool measured() const { return unmeasured.empty(); }
   bool wrong() const { return measured() && times_bound > 1; }
@@ -49,9 +51,11 @@ class Replayer {
 
   // Judges one step. A step that the trace does not have is unmeasured.
   ReplayedStep check(size_t step) const;
-  // The same with one step of the segment computed in another way: does that give the recorded values?
-  // `positions` (at most that many of the judged ones, empty: all) makes a first look cheap.
-  ReplayedStep check_as(const StepCheck& wrong, size_t replaced, const Step& variant, const std::vector<int32_t>& positions) const;
+  // The same with one step of the segment computed in another way: does that give the recorded
+  // values? `positions` (at most that many of the judged ones, empty: all) makes a first look
+  // cheap.
+  ReplayedStep check_as(const StepCheck& wrong, size_t replaced, const Step& variant,
+                        const std::vector<int32_t>& positions) const;
 
   const Model& model() const { return model_; }
   const Plan& plan() const { return plan_; }
@@ -68,11 +72,16 @@ class Replayer {
   std::vector<int32_t> supported(size_t step) const;
   std::vector<int32_t> judged_positions(size_t step) const;
   BoundedValue read(size_t step, const std::vector<int32_t>& positions) const;
-  void ignore_unseen(const Attention& attention, const std::vector<int32_t>& positions, BoundedValue& weights) const;
-  BoundedValue evaluate(size_t step, const std::vector<int32_t>& positions, bool recorded_ok, Evaluation& how) const;
-  ReplayedStep judge(size_t step, const Attempt& attempt, std::vector<int32_t> positions, std::optional<std::pair<size_t, Step>> variant) const;
-  void judge_values(ReplayedStep& result, const Step& step, const BoundedValue& value, const BoundedValue* input, const Attempt& attempt) const;
-  std::vector<double> lazy_matmul_bounds(const Step& step, const ReplayedStep& result, const BoundedValue& input, const Attempt& attempt) const;
+  void ignore_unseen(const Attention& attention, const std::vector<int32_t>& positions,
+                     BoundedValue& weights) const;
+  BoundedValue evaluate(size_t step, const std::vector<int32_t>& positions, bool recorded_ok,
+                        Evaluation& how) const;
+  ReplayedStep judge(size_t step, const Attempt& attempt, std::vector<int32_t> positions,
+                     std::optional<std::pair<size_t, Step>> variant) const;
+  void judge_values(ReplayedStep& result, const Step& step, const BoundedValue& value,
+                    const BoundedValue* input, const Attempt& attempt) const;
+  std::vector<double> lazy_matmul_bounds(const Step& step, const ReplayedStep& result,
+                                         const BoundedValue& input, const Attempt& attempt) const;
   std::string cannot_judge(size_t step) const;
   bool is_seen(const Step& step, int32_t position, size_t channel) const;
 

@@ -70,9 +70,7 @@ std::string extra_json(const Comparison& comparison) {
   }
   Json texts = Json::object();  // by token id
   if (const auto* tokenizer = tokenizer_of(comparison)) {
-    const auto add = [&](Token token) {
-      texts[std::to_string(token)] = tokenizer->piece(token);
-    };
+    const auto add = [&](Token token) { texts[std::to_string(token)] = tokenizer->piece(token); };
     for (const auto& side : comparison.sides) {
       std::ranges::for_each(side.trace.tokens, add);
     }

@@ -15,19 +15,29 @@ Json number(const std::optional<double>& x) { return x ? number(*x) : Json(nullp
 Json text(const std::string& x) { return x.empty() ? Json(nullptr) : Json(x); }
 
 Json arithmetic_json(const Arithmetic& a) {
-  return {{"weights", a.weights}, {"activations", a.activations}, {"accumulate", a.accumulate}, {"output", a.output}};
+  return {{"weights", a.weights},
+          {"activations", a.activations},
+          {"accumulate", a.accumulate},
+          {"output", a.output}};
 }
 
 Json side_json(const Side& side) {
   Json out = {{"file", side.label}, {"engine", side.trace.provenance.engine}, {"backend", nullptr}};
-  if (const auto found = side.trace.provenance.engine.find("backend"); found != side.trace.provenance.engine.end()) out["backend"] = found->second;
+  if (const auto found = side.trace.provenance.engine.find("backend");
+      found != side.trace.provenance.engine.end())
+    out["backend"] = found->second;
   out["model"] = side.trace.provenance.model;
-  if (side.model) out["model_file"] = {{"path", side.model->path}, {"sha256", side.model->sha256}, {"architecture", side.model->config.architecture},
-                                       {"layers", side.model->config.layers}, {"weights", side.model->weight_types}};
+  if (side.model)
+    out["model_file"] = {{"path", side.model->path},
+                         {"sha256", side.model->sha256},
+                         {"architecture", side.model->config.architecture},
+                         {"layers", side.model->config.layers},
+                         {"weights", side.model->weight_types}};
   out["tokens"] = side.trace.tokens;
   out["prompt"] = side.trace.prompt;
   Json arithmetic = Json::object();
-  for (const auto& [pattern, row] : side.trace.provenance.arithmetic) arithmetic[pattern] = arithmetic_json(row);
+  for (const auto& [pattern, row] : side.trace.provenance.arithmetic)
+    arithmetic[pattern] = arithmetic_json(row);
   out["arithmetic"] = arithmetic;
   out["kv_cache"] = side.trace.provenance.kv_cache;
   if (!side.trace.unknown.empty()) out["not_compared"] = side.trace.unknown;
@@ -35,19 +45,29 @@ Json side_json(const Side& side) {
 }
 
 Json price_json(const Price& p) {
-  Json out = {{"positions", p.positions}, {"first_token_changed", nullptr}, {"kl_mean", number(p.kl_mean)}, {"kl_median", number(p.kl_median)},
-              {"kl_p99", number(p.kl_p99)}, {"kl_max", number(p.kl_max)}, {"argmax_changes", p.argmax_changes}, {"ties", p.ties}};
+  Json out = {{"positions", p.positions},           {"first_token_changed", nullptr},
+              {"kl_mean", number(p.kl_mean)},       {"kl_median", number(p.kl_median)},
+              {"kl_p99", number(p.kl_p99)},         {"kl_max", number(p.kl_max)},
+              {"argmax_changes", p.argmax_changes}, {"ties", p.ties},
+              {"not_finite", p.not_finite}};
   if (p.first_token_changed) {
     out["first_token_changed"] = *p.first_token_changed;
-    out["first_change"] = {{"from", p.first_from}, {"to", p.first_to}, {"margin", number(p.first_margin)}, {"tie_floor", number(p.first_tie)}};
+    out["first_change"] = {{"from", p.first_from},
+                           {"to", p.first_to},
+                           {"margin", number(p.first_margin)},
+                           {"tie_floor", number(p.first_tie)}};
   }
   return out;
 }
 
 Json finding_json(const Finding& f, const std::optional<Price>& price) {
-  Json out = {{"kind", f.kind}, {"step", text(f.step)}, {"tensor", text(f.tensor)}, {"key", text(f.key)}, {"layers", f.layers}, {"side", f.side},
-              {"reason", f.reason}, {"parameters", f.parameters}, {"text", f.text}, {"positions", nullptr}};
-  if (f.first_position) out["positions"] = {{"first", *f.first_position}, {"count", f.position_count}, {"phase", f.phase}};
+  Json out = {{"kind", f.kind},      {"step", text(f.step)},       {"tensor", text(f.tensor)},
+              {"key", text(f.key)},  {"layers", f.layers},         {"side", f.side},
+              {"reason", f.reason},  {"parameters", f.parameters}, {"text", f.text},
+              {"positions", nullptr}};
+  if (f.first_position)
+    out["positions"] = {
+        {"first", *f.first_position}, {"count", f.position_count}, {"phase", f.phase}};
   out["local"] = number(f.local);
   out["bound"] = number(f.bound);
   out["times_bound"] = number(f.times_bound);
@@ -62,8 +82,14 @@ Json finding_json(const Finding& f, const std::optional<Price>& price) {
 Json check_json(const std::optional<StepCheck>& check) {
   if (!check) return nullptr;
   if (!check->measured()) return {{"unmeasured", check->unmeasured}};
-  Json out = {{"times_bound", number(check->times_bound)}, {"bound", number(check->bound)}, {"values", check->values}, {"wrong_values", check->wrong_values},
-              {"non_finite", check->non_finite}, {"positions", check->positions.size()}, {"arithmetic", arithmetic_json(check->arithmetic)}, {"declared", check->declared}};
+  Json out = {{"times_bound", number(check->times_bound)},
+              {"bound", number(check->bound)},
+              {"values", check->values},
+              {"wrong_values", check->wrong_values},
+              {"non_finite", check->non_finite},
+              {"positions", check->positions.size()},
+              {"arithmetic", arithmetic_json(check->arithmetic)},
+              {"declared", check->declared}};
   if (check->segment.size() > 1) out["segment"] = check->segment;
   Json local = Json::array();
   for (const double x : check->local_by_position) local.push_back(number(x));
@@ -72,9 +98,14 @@ Json check_json(const std::optional<StepCheck>& check) {
 }
 
 Json step_json(const StepRow& row) {
-  const auto local = [](const std::optional<StepCheck>& check) { return check && check->measured() ? number(check->local) : Json(nullptr); };
-  Json out = {{"step", row.name}, {"local", {{"baseline", local(row.baseline)}, {"candidate", local(row.candidate)}}}, {"inherited", number(row.inherited)},
-              {"total", number(row.total)}, {"verdict", row.verdict}};
+  const auto local = [](const std::optional<StepCheck>& check) {
+    return check && check->measured() ? number(check->local) : Json(nullptr);
+  };
+  Json out = {{"step", row.name},
+              {"local", {{"baseline", local(row.baseline)}, {"candidate", local(row.candidate)}}},
+              {"inherited", number(row.inherited)},
+              {"total", number(row.total)},
+              {"verdict", row.verdict}};
   out["baseline"] = check_json(row.baseline);
   out["candidate"] = check_json(row.candidate);
   return out;
@@ -83,7 +114,10 @@ Json step_json(const StepRow& row) {
 }  // namespace
 
 std::string to_json(const Comparison& c) {
-  Json out = {{"plumb", c.audit ? "audit" : "compare"}, {"version", 1}, {"verdict", to_text(c.verdict)}, {"why", c.why}};
+  Json out = {{"plumb", c.audit ? "audit" : "compare"},
+              {"version", 1},
+              {"verdict", to_text(c.verdict)},
+              {"why", c.why}};
   Json sides = Json::object();
   for (const auto& side : c.sides) sides[side.role] = side_json(side);
   out["sides"] = sides;
@@ -92,7 +126,10 @@ std::string to_json(const Comparison& c) {
   out["price"] = c.price ? price_json(*c.price) : Json(nullptr);
   out["steps"] = Json::array();
   for (const auto& row : c.steps) out["steps"].push_back(step_json(row));
-  out["measured"] = {{"steps", c.measured}, {"of", c.of}, {"positions", c.positions}, {"floor", c.floor ? number(c.floor->logits) : Json(nullptr)}};
+  out["measured"] = {{"steps", c.measured},
+                     {"of", c.of},
+                     {"positions", c.positions},
+                     {"floor", c.floor ? number(c.floor->logits) : Json(nullptr)}};
   if (c.floor) out["measured"]["floor_runs"] = c.floor->runs;
   out["notes"] = c.notes;
   return out.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";

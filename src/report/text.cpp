@@ -25,11 +25,15 @@ std::string field(const std::map<std::string, std::string>& fields, const char* 
 std::string describe(const Side& side) {
   const auto& engine = side.trace.provenance.engine;
   std::string text = side.label;
-  if (side.model) text += fmt::format("  {} · {} layers · {}", side.model->config.architecture, side.model->config.layers, side.model->weight_types);
+  if (side.model)
+    text += fmt::format("  {} · {} layers · {}", side.model->config.architecture,
+                        side.model->config.layers, side.model->weight_types);
   const auto name = field(engine, "name");
-  text += fmt::format(" · {} {} {}", name.empty() ? "unknown engine" : name, field(engine, "backend"), field(engine, "level"));
+  text += fmt::format(" · {} {} {}", name.empty() ? "unknown engine" : name,
+                      field(engine, "backend"), field(engine, "level"));
   while (text.ends_with(' ')) text.pop_back();
-  if (const auto injected = field(engine, "injected"); !injected.empty()) text += fmt::format(" · injected: {}", injected);
+  if (const auto injected = field(engine, "injected"); !injected.empty())
+    text += fmt::format(" · injected: {}", injected);
   return text;
 }
 
@@ -39,7 +43,8 @@ std::string token_text(const Comparison& c, Token token) {
       std::string quoted;
       for (const char ch : side.model->tokenizer->piece(token)) {
         if (ch == '\n') quoted += "\\n";
-        else if (static_cast<unsigned char>(ch) < 32 || ch == 127) quoted += fmt::format("\\x{:02x}", static_cast<unsigned char>(ch));
+        else if (static_cast<unsigned char>(ch) < 32 || ch == 127)
+          quoted += fmt::format("\\x{:02x}", static_cast<unsigned char>(ch));
         else quoted += ch;
       }
       return fmt::format("\"{}\"", quoted);
@@ -49,7 +54,8 @@ std::string token_text(const Comparison& c, Token token) {
 
 std::string layers_text(const std::vector<int>& layers) {
   if (layers.size() < 2) return {};
-  if (static_cast<size_t>(layers.back() - layers.front()) + 1 == layers.size()) return fmt::format("layers {} to {}", layers.front(), layers.back());
+  if (static_cast<size_t>(layers.back() - layers.front()) + 1 == layers.size())
+    return fmt::format("layers {} to {}", layers.front(), layers.back());
   std::string text = "layers ";
   for (size_t i = 0; i < layers.size(); ++i) text += fmt::format("{}{}", i ? ", " : "", layers[i]);
   return text;
@@ -57,10 +63,13 @@ std::string layers_text(const std::vector<int>& layers) {
 
 std::string seen_text(const Finding& f, const Comparison& c) {
   if (!f.first_position) return {};
-  std::string text = fmt::format("at {} of {} positions, first at {}", f.position_count, c.positions, *f.first_position);
+  std::string text = fmt::format("at {} of {} positions, first at {}", f.position_count,
+                                 c.positions, *f.first_position);
   if (f.phase == "decode") text += ", in decode only";
-  if (f.phase == "prefill" && c.positions > c.sides[0].trace.prompt) text += ", in the prefill only";
-  if (*f.first_position > 0 && f.reason.starts_with("rope.")) text += "; position 0 cannot show it (the rotation there is the identity)";
+  if (f.phase == "prefill" && c.positions > c.sides[0].trace.prompt)
+    text += ", in the prefill only";
+  if (*f.first_position > 0 && f.reason.starts_with("rope."))
+    text += "; position 0 cannot show it (the rotation there is the identity)";
   return text;
 }
 
@@ -72,15 +81,25 @@ void write_finding(std::string& out, const Finding& f, const Comparison& c) {
   std::string head = f.step;
   if (!f.tensor.empty()) head = f.tensor + (f.step.empty() ? "" : " (first step: " + f.step + ")");
   else if (!f.key.empty()) head = f.key + (f.step.empty() ? "" : " (first step: " + f.step + ")");
-  if (f.kind == "fault" || f.kind == "unexplained") head += " is wrong" + (c.audit ? "" : finding_side_text(f.side));
-  out += fmt::format("  • {}{}\n", head.empty() ? f.reason : head, head.empty() ? "" : fmt::format("  [{}]", f.reason));
+  if (f.kind == "fault" || f.kind == "unexplained")
+    head += " is wrong" + (c.audit ? "" : finding_side_text(f.side));
+  out += fmt::format("  • {}{}\n", head.empty() ? f.reason : head,
+                     head.empty() ? "" : fmt::format("  [{}]", f.reason));
   std::string why = f.text;
-  if (f.reproduced_to) why += fmt::format(". Replaying the step that way reproduces the recorded values to {}", number(*f.reproduced_to));
+  if (f.reproduced_to)
+    why += fmt::format(". Replaying the step that way reproduces the recorded values to {}",
+                       number(*f.reproduced_to));
   line(out, "why", why);
   line(out, "where", layers_text(f.layers));
-  if (!f.segment.empty()) line(out, "segment", fmt::format("{} steps were replayed together, since their values were not recorded: {}", f.segment.size(), fmt::join(f.segment, ", ")));
+  if (!f.segment.empty())
+    line(out, "segment",
+         fmt::format("{} steps were replayed together, since their values were not recorded: {}",
+                     f.segment.size(), fmt::join(f.segment, ", ")));
   line(out, "seen", seen_text(f, c));
-  if (f.local) line(out, "size", fmt::format("local difference {}, {} times its bound", number(*f.local), number(*f.times_bound)));
+  if (f.local)
+    line(out, "size",
+         fmt::format("local difference {}, {} times its bound", number(*f.local),
+                     number(*f.times_bound)));
   if (f.kind == "unexplained")
     for (const auto& [name, clue] : f.clues) line(out, "clue", fmt::format("{}: {}", name, clue));
 }
@@ -89,19 +108,33 @@ std::string effect_text(const Comparison& c) {
   const auto& p = *c.price;
   std::string text;
   if (p.first_token_changed) {
-    text = fmt::format("token {} after the prompt: {} → {} (margin {:.3g} logits", *p.first_token_changed + 1, token_text(c, p.first_from), token_text(c, p.first_to), p.first_margin);
+    text = fmt::format("token {} after the prompt: {} → {} (margin {:.3g} logits",
+                       *p.first_token_changed + 1, token_text(c, p.first_from),
+                       token_text(c, p.first_to), p.first_margin);
     if (p.first_tie) text += fmt::format(", tie floor {:.2g}", *p.first_tie);
     text += "); ";
   }
   text += fmt::format("{} of {} argmax changed", p.argmax_changes, p.positions);
   if (p.ties > 0) text += fmt::format(" ({} of them ties)", p.ties);
-  return text + fmt::format("; KL mean {}, median {}, p99 {}", number(p.kl_mean), number(p.kl_median), number(p.kl_p99));
+  if (p.not_finite > 0)
+    text += fmt::format("; at {} positions a side has logits that are no numbers", p.not_finite);
+  return text + fmt::format("; KL mean {}, median {}, p99 {}", number(p.kl_mean),
+                            number(p.kl_median), number(p.kl_p99));
 }
 
-bool is_interesting(const StepRow& row) { return row.verdict.starts_with("WRONG") || row.verdict.starts_with("unmeasured"); }
+bool is_interesting(const StepRow& row) {
+  return row.verdict.starts_with("WRONG") || row.verdict.starts_with("unmeasured");
+}
 
 double local_of(const StepRow& row) {
-  return std::max(row.baseline && row.baseline->measured() ? row.baseline->local : 0, row.candidate && row.candidate->measured() ? row.candidate->local : 0);
+  return std::max(row.baseline && row.baseline->measured() ? row.baseline->local : 0,
+                  row.candidate && row.candidate->measured() ? row.candidate->local : 0);
+}
+
+std::string local_text(const StepRow& row) {
+  const bool measured =
+      (row.baseline && row.baseline->measured()) || (row.candidate && row.candidate->measured());
+  return measured ? number(local_of(row)) : "–";
 }
 
 std::string optional_number(const std::optional<double>& x) { return x ? number(*x) : "–"; }
@@ -115,20 +148,28 @@ void write_table(std::string& out, const Comparison& c, bool all) {
   if (!all && rows.empty()) {  // Nothing is wrong: the rows that come closest to their bound.
     for (const auto& row : c.steps)
       if (row.verdict != "judged inside a segment") rows.push_back(&row);
-    std::ranges::stable_sort(rows, [](const auto* a, const auto* b) { return local_of(*a) > local_of(*b); });
+    std::ranges::stable_sort(
+        rows, [](const auto* a, const auto* b) { return local_of(*a) > local_of(*b); });
     if (rows.size() > 4) rows.resize(4);
   }
   if (rows.empty()) return;
   size_t width = 4;
   for (const auto* row : rows) width = std::max(width, row->name.size());
   if (c.audit) {
-    out += fmt::format("\n  {:<{}}  {:<10}  {:<13}  verdict\n", "step", width, "local", "times bound");
+    out +=
+        fmt::format("\n  {:<{}}  {:<10}  {:<13}  verdict\n", "step", width, "local", "times bound");
     for (const auto* row : rows)
-      out += fmt::format("  {:<{}}  {:<10}  {:<13}  {}\n", row->name, width, number(local_of(*row)), row->baseline && row->baseline->measured() ? number(row->baseline->times_bound) : "–", row->verdict);
+      out += fmt::format(
+          "  {:<{}}  {:<10}  {:<13}  {}\n", row->name, width, local_text(*row),
+          row->baseline && row->baseline->measured() ? number(row->baseline->times_bound) : "–",
+          row->verdict);
   } else {
-    out += fmt::format("\n  {:<{}}  {:<10}  {:<10}  {:<10}  verdict\n", "step", width, "local", "inherited", "total");
+    out += fmt::format("\n  {:<{}}  {:<10}  {:<10}  {:<10}  verdict\n", "step", width, "local",
+                       "inherited", "total");
     for (const auto* row : rows)
-      out += fmt::format("  {:<{}}  {:<10}  {:<10}  {:<10}  {}\n", row->name, width, number(local_of(*row)), optional_number(row->inherited), optional_number(row->total), row->verdict);
+      out +=
+          fmt::format("  {:<{}}  {:<10}  {:<10}  {:<10}  {}\n", row->name, width, local_text(*row),
+                      optional_number(row->inherited), optional_number(row->total), row->verdict);
   }
   if (!all) out += fmt::format("  …  (all {} steps: --all, or --html FILE)\n", c.of);
 }
@@ -143,22 +184,30 @@ std::string colour_of(Verdict verdict) {
 
 std::string to_text(const Comparison& c, const TextOptions& options) {
   std::string out;
-  for (const auto& side : c.sides) out += fmt::format("{:<11} {}\n", c.audit ? "run" : side.role, describe(side));
+  for (const auto& side : c.sides)
+    out += fmt::format("{:<11} {}\n", c.audit ? "run" : side.role, describe(side));
   const auto& trace = c.sides[0].trace;
   if (c.verdict != Verdict::NotComparable)
-    out += fmt::format("{:<11} {} prompt + {} decoded{}\n", "tokens", trace.prompt, trace.tokens.size() - trace.prompt, c.audit ? "" : ", the same on both sides");
+    out +=
+        fmt::format("{:<11} {} prompt + {} decoded{}\n", "tokens", trace.prompt,
+                    trace.tokens.size() - trace.prompt, c.audit ? "" : ", the same on both sides");
   std::string name = to_text(c.verdict);
   std::ranges::replace(name, '_', ' ');
-  out += fmt::format("\n{}{}{}   {}\n", options.colour ? colour_of(c.verdict) : "", name, options.colour ? "\x1b[0m" : "", c.why);
+  out += fmt::format("\n{}{}{}   {}\n", options.colour ? colour_of(c.verdict) : "", name,
+                     options.colour ? "\x1b[0m" : "", c.why);
   for (const auto& finding : c.findings) write_finding(out, finding, c);
   if (c.price) line(out, "effect", effect_text(c));
   const auto inherits = std::ranges::count(c.steps, "ok, inherits", &StepRow::verdict);
-  if (inherits > 0) line(out, "also", fmt::format("{} steps inherit a difference; none of them is wrong by itself", inherits));
+  if (inherits > 0)
+    line(out, "also",
+         fmt::format("{} steps inherit a difference; none of them is wrong by itself", inherits));
   for (const auto& note : c.notes) line(out, "note", note);
   write_table(out, c, options.all_steps);
   if (c.of > 0) {
     out += fmt::format("measured {} of {} steps × {} positions.", c.measured, c.of, c.positions);
-    if (c.floor) out += fmt::format(" Noise floor {} of the logits, from {} equivalent runs.", number(c.floor->logits), c.floor->runs);
+    if (c.floor)
+      out += fmt::format(" Noise floor {} of the logits, from {} equivalent runs.",
+                         number(c.floor->logits), c.floor->runs);
     out += "\n";
   }
   return out;

@@ -8,10 +8,11 @@ namespace plumb {
 
 // How a step was computed, in the words of the trace format: what its numbers were rounded to.
 struct Arithmetic {
-  std::string weights = "f32";      // storage type of the weights
-  std::string activations = "f32";  // what the inputs were rounded to: f32 f16 bf16 int8/32 int8/256 …
-  std::string accumulate = "f32";   // f64 f32 f16 int32
-  std::string output = "f32";       // what the result was rounded to
+  std::string weights = "f32";  // storage type of the weights
+  std::string activations =
+      "f32";  // what the inputs were rounded to: f32 f16 bf16 int8/32 int8/256 …
+  std::string accumulate = "f32";  // f64 f32 f16 int32
+  std::string output = "f32";      // what the result was rounded to
   friend bool operator==(const Arithmetic&, const Arithmetic&) = default;
 };
 

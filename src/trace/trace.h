@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A run, recorded: the tokens that went in and what each step gave. As a file it is safetensors; see
-// docs/trace-format.md. plumb's own runs and other engines' runs are judged from this type alone.
+// A run, recorded: the tokens that went in and what each step gave. As a file it is safetensors;
+// see docs/trace-format.md. plumb's own runs and other engines' runs are judged from this type
+// alone.
 #pragma once
 #include <cstdint>
 #include <filesystem>
@@ -49,7 +50,8 @@ struct Trace {
 // Whether a file begins like safetensors; whether it is a trace, open_trace tells.
 bool is_trace_file(const std::filesystem::path& path);
 Result<Trace> open_trace(const std::filesystem::path& path);
-Result<Trace> parse_trace(std::span<const std::byte> bytes, std::shared_ptr<const void> owner, std::string label);
+Result<Trace> parse_trace(std::span<const std::byte> bytes, std::shared_ptr<const void> owner,
+                          std::string label);
 
 // Whether a name is in the list of steps of docs/steps.md, for any layer.
 bool is_step_name(std::string_view name);

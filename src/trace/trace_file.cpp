@@ -20,7 +20,8 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kMaxDepth = 64;  // of the metadata; 'config' of a model is free, yet no configuration needs more
+constexpr int kMaxDepth =
+    64;  // of the metadata; 'config' of a model is free, yet no configuration needs more
 
 std::map<std::string, std::string> text_fields(const json& parent, const char* key) {
   std::map<std::string, std::string> fields;
@@ -33,22 +34,27 @@ std::map<std::string, std::string> text_fields(const json& parent, const char* k
 Result<ArithmeticTable> read_arithmetic(const json& parent) {
   ArithmeticTable table;
   if (!parent.contains("arithmetic")) return table;
-  if (!parent["arithmetic"].is_object()) return fail(ErrorCode::Corrupt, "'arithmetic' is not an object");
+  if (!parent["arithmetic"].is_object())
+    return fail(ErrorCode::Corrupt, "'arithmetic' is not an object");
   for (const auto& [pattern, value] : parent["arithmetic"].items()) {
     Arithmetic row;
-    if (!value.is_object()) return fail(ErrorCode::Corrupt, fmt::format("'arithmetic' of '{}' is not an object", pattern));
+    if (!value.is_object())
+      return fail(ErrorCode::Corrupt,
+                  fmt::format("'arithmetic' of '{}' is not an object", pattern));
     for (const auto& [key, target] : {std::pair<const char*, std::string*>{"weights", &row.weights},
                                       {"activations", &row.activations},
                                       {"accumulate", &row.accumulate},
                                       {"output", &row.output}}) {
       if (!value.contains(key)) continue;
-      if (!value[key].is_string()) return fail(ErrorCode::Corrupt, fmt::format("'arithmetic' of '{}': '{}' is not a string", pattern, key));
+      if (!value[key].is_string())
+        return fail(ErrorCode::Corrupt,
+                    fmt::format("'arithmetic' of '{}': '{}' is not a string", pattern, key));
       *target = value[key].get<std::string>();
     }
     table.emplace_back(pattern, row);
   }
-  // JSON objects have no order, so "the more exact pattern holds" is ours to fix: fewer letters come first, and
-  // of as many letters more stars.
+  // JSON objects have no order, so "the more exact pattern holds" is ours to fix: fewer letters
+  // come first, and of as many letters more stars.
   std::ranges::sort(table, {}, [](const auto& row) {
     const auto stars = std::ranges::count(row.first, '*');
     return std::tuple(std::ssize(row.first) - stars, -stars, row.first);
@@ -58,17 +64,20 @@ Result<ArithmeticTable> read_arithmetic(const json& parent) {
 
 Result<std::vector<int32_t>> read_ids(const TensorView& view, const char* what) {
   if (view.dtype != DType::I32 || view.shape.size() != 1)
-    return fail(ErrorCode::Corrupt, fmt::format("'{}' must be I32 of one dimension, found {} {}", what, info(view.dtype).name, to_text(view.shape)));
+    return fail(ErrorCode::Corrupt, fmt::format("'{}' must be I32 of one dimension, found {} {}",
+                                                what, info(view.dtype).name, to_text(view.shape)));
   std::vector<int32_t> ids(view.shape[0]);
   if (!ids.empty()) std::memcpy(ids.data(), view.bytes.data(), view.bytes.size());
   return ids;
 }
 
-Result<std::vector<int32_t>> read_positions(const TensorView& view, const std::string& what, size_t tokens) {
+Result<std::vector<int32_t>> read_positions(const TensorView& view, const std::string& what,
+                                            size_t tokens) {
   TRY_ASSIGN(auto positions, read_ids(view, what.c_str()));
   for (size_t i = 0; i < positions.size(); ++i) {
     if (positions[i] < 0 || static_cast<size_t>(positions[i]) >= tokens)
-      return fail(ErrorCode::Corrupt, fmt::format("'{}' has {} at {}, outside the {} tokens", what, positions[i], i, tokens));
+      return fail(ErrorCode::Corrupt, fmt::format("'{}' has {} at {}, outside the {} tokens", what,
+                                                  positions[i], i, tokens));
     if (i > 0 && positions[i] <= positions[i - 1])
       return fail(ErrorCode::Corrupt, fmt::format("'{}' is not ascending at {}", what, i));
   }
@@ -80,22 +89,28 @@ Result<void> read_tokens(const json& head, const SafetensorsContent& content, Tr
   if (in_head) {
     if (!head["tokens"].is_array()) return fail(ErrorCode::Corrupt, "'tokens' is not an array");
     for (const auto& token : head["tokens"]) {
-      if (!token.is_number_integer() || token.get<int64_t>() < 0 || token.get<int64_t>() > INT32_MAX)
-        return fail(ErrorCode::Corrupt, fmt::format("'tokens' holds {}, which is no token id", token.dump()));
+      if (!token.is_number_integer() || token.get<int64_t>() < 0 ||
+          token.get<int64_t>() > INT32_MAX)
+        return fail(ErrorCode::Corrupt,
+                    fmt::format("'tokens' holds {}, which is no token id", token.dump()));
       trace.tokens.push_back(token.get<int32_t>());
     }
   }
   if (const auto found = content.tensors.find("tokens"); found != content.tensors.end()) {
     TRY_ASSIGN(auto ids, read_ids(found->second, "tokens"));
-    if (in_head && ids != trace.tokens) return fail(ErrorCode::Corrupt, "the tokens of the metadata and of the tensor 'tokens' differ");
+    if (in_head && ids != trace.tokens)
+      return fail(ErrorCode::Corrupt,
+                  "the tokens of the metadata and of the tensor 'tokens' differ");
     for (const int32_t id : ids)
-      if (id < 0) return fail(ErrorCode::Corrupt, fmt::format("'tokens' holds {}, which is no token id", id));
+      if (id < 0)
+        return fail(ErrorCode::Corrupt, fmt::format("'tokens' holds {}, which is no token id", id));
     trace.tokens = std::move(ids);
   }
   trace.prompt = trace.tokens.size();
   if (!head.contains("prompt")) return {};
   if (!head["prompt"].is_number_unsigned() || head["prompt"].get<uint64_t>() > trace.tokens.size())
-    return fail(ErrorCode::Corrupt, fmt::format("'prompt' is {}, but there are {} tokens", head["prompt"].dump(), trace.tokens.size()));
+    return fail(ErrorCode::Corrupt, fmt::format("'prompt' is {}, but there are {} tokens",
+                                                head["prompt"].dump(), trace.tokens.size()));
   trace.prompt = head["prompt"].get<size_t>();
   return {};
 }
@@ -103,11 +118,14 @@ Result<void> read_tokens(const json& head, const SafetensorsContent& content, Tr
 Result<json> read_head(const SafetensorsContent& content) {
   const auto version = content.metadata.find("plumb.trace");
   if (version == content.metadata.end())
-    return fail(ErrorCode::Corrupt, "a safetensors file, but not a trace: its metadata has no 'plumb.trace'");
+    return fail(ErrorCode::Corrupt,
+                "a safetensors file, but not a trace: its metadata has no 'plumb.trace'");
   if (version->second != "1")
-    return fail(ErrorCode::Unsupported, fmt::format("trace version '{}' is not known here (known: 1)", version->second));
+    return fail(ErrorCode::Unsupported,
+                fmt::format("trace version '{}' is not known here (known: 1)", version->second));
   const auto text = content.metadata.find("plumb");
-  if (text == content.metadata.end()) return fail(ErrorCode::Corrupt, "its metadata has no 'plumb'");
+  if (text == content.metadata.end())
+    return fail(ErrorCode::Corrupt, "its metadata has no 'plumb'");
   return parse_json_object(text->second, "its metadata 'plumb'", kMaxDepth);
 }
 
@@ -119,23 +137,30 @@ std::vector<int32_t> first_positions(size_t count) {
   return positions;
 }
 
-// Without tokens a trace can be shown, though not compared; its rows are then taken to be the first positions.
-Result<void> add_step(Trace& trace, const std::string& name, const TensorView& view, const SafetensorsContent& content,
-                      const std::vector<int32_t>& positions, bool has_tokens) {
+// Without tokens a trace can be shown, though not compared; its rows are then taken to be the first
+// positions.
+Result<void> add_step(Trace& trace, const std::string& name, const TensorView& view,
+                      const SafetensorsContent& content, const std::vector<int32_t>& positions,
+                      bool has_tokens) {
   const size_t limit = has_tokens ? trace.tokens.size() : kNoLimit;
   TraceStep step{view, positions};
   if (view.bytes.empty())
-    return fail(ErrorCode::Corrupt, fmt::format("step '{}' has shape {}, which holds no values", name, to_text(view.shape)));
+    return fail(ErrorCode::Corrupt, fmt::format("step '{}' has shape {}, which holds no values",
+                                                name, to_text(view.shape)));
   if (const auto own = content.tensors.find("positions:" + name); own != content.tensors.end()) {
     TRY_ASSIGN(step.positions, read_positions(own->second, own->first, limit));
   } else if (!has_tokens && !content.tensors.contains("positions") && !view.shape.empty()) {
     step.positions = first_positions(view.shape[0]);
   }
-  const bool is_real = view.dtype == DType::F32 || view.dtype == DType::F64 || view.dtype == DType::F16 || view.dtype == DType::BF16;
+  const bool is_real = view.dtype == DType::F32 || view.dtype == DType::F64 ||
+                       view.dtype == DType::F16 || view.dtype == DType::BF16;
   if (!is_real && !(view.dtype == DType::I32 && name.ends_with(".ffn.experts")))
-    return fail(ErrorCode::Corrupt, fmt::format("step '{}' is {}, expected F32, F64, F16 or BF16", name, info(view.dtype).name));
+    return fail(ErrorCode::Corrupt, fmt::format("step '{}' is {}, expected F32, F64, F16 or BF16",
+                                                name, info(view.dtype).name));
   if (view.shape.size() < 2 || view.shape[0] != step.positions.size())
-    return fail(ErrorCode::Corrupt, fmt::format("step '{}' has shape {}, expected {} rows, one for each position", name, to_text(view.shape), step.positions.size()));
+    return fail(ErrorCode::Corrupt,
+                fmt::format("step '{}' has shape {}, expected {} rows, one for each position", name,
+                            to_text(view.shape), step.positions.size()));
   trace.steps.emplace(name, std::move(step));
   return {};
 }
@@ -185,10 +210,12 @@ bool fits(std::string_view pattern, std::string_view name) {
 
 bool is_step_name(std::string_view name) {
   static const std::vector<std::string_view> in_layer = {
-      "attn.norm", "attn.q_matmul", "attn.k_matmul", "attn.v_matmul", "attn.q", "attn.k", "attn.v", "attn.q_norm", "attn.k_norm",
-      "attn.q_rope", "attn.k_rope", "attn.scores", "attn.weights", "attn.mix", "attn.out", "attn.post_norm", "attn.residual",
-      "ffn.norm", "ffn.gate", "ffn.up", "ffn.act", "ffn.glu", "ffn.router", "ffn.experts", "ffn.expert_weights", "ffn.out",
-      "ffn.post_norm", "residual"};
+      "attn.norm",      "attn.q_matmul", "attn.k_matmul", "attn.v_matmul", "attn.q",
+      "attn.k",         "attn.v",        "attn.q_norm",   "attn.k_norm",   "attn.q_rope",
+      "attn.k_rope",    "attn.scores",   "attn.weights",  "attn.mix",      "attn.out",
+      "attn.post_norm", "attn.residual", "ffn.norm",      "ffn.gate",      "ffn.up",
+      "ffn.act",        "ffn.glu",       "ffn.router",    "ffn.experts",   "ffn.expert_weights",
+      "ffn.out",        "ffn.post_norm", "residual"};
   if (name == "embedding" || name == "final.norm" || name == "logits") return true;
   if (!name.starts_with("layer.")) return false;
   name.remove_prefix(6);
@@ -197,7 +224,8 @@ bool is_step_name(std::string_view name) {
   return std::ranges::find(in_layer, name.substr(digits + 1)) != in_layer.end();
 }
 
-Result<Trace> parse_trace(std::span<const std::byte> bytes, std::shared_ptr<const void> owner, std::string label) {
+Result<Trace> parse_trace(std::span<const std::byte> bytes, std::shared_ptr<const void> owner,
+                          std::string label) {
   TRY_ASSIGN(const auto content, parse_safetensors(bytes));
   TRY_ASSIGN(const auto head, read_head(content));
   Trace trace;
@@ -206,14 +234,17 @@ Result<Trace> parse_trace(std::span<const std::byte> bytes, std::shared_ptr<cons
   trace.provenance.engine = text_fields(head, "engine");
   trace.provenance.model = text_fields(head, "model");
   TRY_ASSIGN(trace.provenance.arithmetic, read_arithmetic(head));
-  if (head.contains("kv_cache") && head["kv_cache"].is_string()) trace.provenance.kv_cache = head["kv_cache"].get<std::string>();
-  if (head.contains("created") && head["created"].is_string()) trace.provenance.created = head["created"].get<std::string>();
+  if (head.contains("kv_cache") && head["kv_cache"].is_string())
+    trace.provenance.kv_cache = head["kv_cache"].get<std::string>();
+  if (head.contains("created") && head["created"].is_string())
+    trace.provenance.created = head["created"].get<std::string>();
   TRY(read_tokens(head, content, trace));
 
   const bool has_tokens = head.contains("tokens") || content.tensors.contains("tokens");
   auto positions = first_positions(trace.tokens.size());
   if (const auto found = content.tensors.find("positions"); found != content.tensors.end()) {
-    TRY_ASSIGN(positions, read_positions(found->second, "positions", has_tokens ? trace.tokens.size() : kNoLimit));
+    TRY_ASSIGN(positions, read_positions(found->second, "positions",
+                                         has_tokens ? trace.tokens.size() : kNoLimit));
   }
   for (const auto& [name, view] : content.tensors) {
     if (name == "tokens" || name == "positions") continue;
@@ -258,8 +289,10 @@ void read_row(const TraceStep& step, size_t row, std::span<double> out) {
   switch (step.view.dtype) {
     case DType::F32: return convert(float{}, [](float v) { return static_cast<double>(v); });
     case DType::F64: return convert(double{}, [](double v) { return v; });
-    case DType::F16: return convert(uint16_t{}, [](uint16_t v) { return static_cast<double>(f16_to_f32(v)); });
-    case DType::BF16: return convert(uint16_t{}, [](uint16_t v) { return static_cast<double>(bf16_to_f32(v)); });
+    case DType::F16:
+      return convert(uint16_t{}, [](uint16_t v) { return static_cast<double>(f16_to_f32(v)); });
+    case DType::BF16:
+      return convert(uint16_t{}, [](uint16_t v) { return static_cast<double>(bf16_to_f32(v)); });
     case DType::I32: return convert(int32_t{}, [](int32_t v) { return static_cast<double>(v); });
     default: CHECK(!"a dtype that add_step refuses");
   }

@@ -132,15 +132,8 @@ const std::vector<float> kFloats = {1.5F,
                                     std::numeric_limits<float>::infinity(),
                                     0.1F,
                                     std::bit_cast<float>(0x7FC12345U)};
-const std::vector<double> kDoubles = {0.1,
-                                      -1e300,
-                                      std::numeric_limits<double>::denorm_min(),
-                                      4,
-                                      5,
-                                      6,
-                                      -0.0,
-                                      std::bit_cast<double>(0x7FF8000000000123U),
-                                      9};
+const std::vector<double> kDoubles = {0.1, -1e300, std::numeric_limits<double>::denorm_min(),  4, 5,
+                                      6,   -0.0,   std::bit_cast<double>(0x7FF8000000000123U), 9};
 
 void write_all(TraceWriter& writer) {
   const auto floats = std::span(kFloats);
@@ -277,10 +270,9 @@ TEST(Trace, OpensWhatThePythonPackageWrites) {
   //   safetensors.numpy.save({"logits": np.float32([[1, 2, 3], [4, 5, 6]]),
   //                           "tokens": np.int32([7, 8])},
   //                          {"plumb.trace": "1", "plumb": json.dumps({"prompt": 2})})
-  std::string header =
-      R"({"__metadata__":{"plumb":"{\"prompt\": 2}","plumb.trace":"1"},)"
-      R"("logits":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},)"
-      R"("tokens":{"dtype":"I32","shape":[2],"data_offsets":[24,32]}})";
+  std::string header = R"({"__metadata__":{"plumb":"{\"prompt\": 2}","plumb.trace":"1"},)"
+                       R"("logits":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},)"
+                       R"("tokens":{"dtype":"I32","shape":[2],"data_offsets":[24,32]}})";
   header.resize((header.size() + 7) / 8 * 8, ' ');
   const auto trace = parse(raw(std::vector<uint64_t>{header.size()}) + header +
                            raw(std::vector<float>{1, 2, 3, 4, 5, 6}) + raw(Ids{7, 8}));
@@ -371,9 +363,8 @@ TEST(Trace, RefusesStepsWithoutValues) {
   // Guards against a claim about width that costs the file nothing: a row of 2^60 values.
   expect_refusal(file().add("logits", "F32", {3, 0}, ""), {"step 'logits' has shape [3, 0]"});
   expect_refusal(file("{}").add("logits", "F32", {uint64_t{1} << 60, 0}, ""), {"no values"});
-  expect_refusal(
-      file(R"({"tokens":[]})").add("logits", "F32", {0, uint64_t{1} << 60}, ""),
-      {"step 'logits'", "no values"});
+  expect_refusal(file(R"({"tokens":[]})").add("logits", "F32", {0, uint64_t{1} << 60}, ""),
+                 {"step 'logits'", "no values"});
 }
 
 TEST(Trace, RefusesPositionsThatCannotBe) {
@@ -535,13 +526,27 @@ TEST(Fits, StarStandsForAnyText) {
 
 TEST(StepNames, OnlyThoseOfTheList) {
   // Guards against a name that is taken for a step it is not.
-  for (const char* name :
-       {"embedding", "final.norm", "logits", "layer.0.attn.norm", "layer.7.attn.q_matmul",
-        "layer.12.attn.q", "layer.0.attn.q_rope", "layer.0.attn.scores", "layer.0.attn.weights",
-        "layer.0.attn.mix", "layer.0.attn.out", "layer.0.attn.residual", "layer.0.ffn.norm",
-        "layer.0.ffn.gate", "layer.0.ffn.up", "layer.0.ffn.act", "layer.0.ffn.glu",
-        "layer.0.ffn.experts", "layer.0.ffn.expert_weights", "layer.0.ffn.out",
-        "layer.999999.residual"})
+  for (const char* name : {"embedding",
+                           "final.norm",
+                           "logits",
+                           "layer.0.attn.norm",
+                           "layer.7.attn.q_matmul",
+                           "layer.12.attn.q",
+                           "layer.0.attn.q_rope",
+                           "layer.0.attn.scores",
+                           "layer.0.attn.weights",
+                           "layer.0.attn.mix",
+                           "layer.0.attn.out",
+                           "layer.0.attn.residual",
+                           "layer.0.ffn.norm",
+                           "layer.0.ffn.gate",
+                           "layer.0.ffn.up",
+                           "layer.0.ffn.act",
+                           "layer.0.ffn.glu",
+                           "layer.0.ffn.experts",
+                           "layer.0.ffn.expert_weights",
+                           "layer.0.ffn.out",
+                           "layer.999999.residual"})
     EXPECT_TRUE(is_step_name(name)) << name;
   for (const char* name :
        {"", "Logits", "logits.stats", "layer", "layer.", "layer.0", "layer.0.", "layer..residual",

@@ -24,10 +24,14 @@ std::map<std::string, std::string> metadata_of(const TraceLayout& layout) {
   head["engine"] = layout.provenance.engine;
   head["model"] = layout.provenance.model;
   for (const auto& [pattern, row] : layout.provenance.arithmetic)
-    head["arithmetic"][pattern] = {{"weights", row.weights}, {"activations", row.activations}, {"accumulate", row.accumulate}, {"output", row.output}};
+    head["arithmetic"][pattern] = {{"weights", row.weights},
+                                   {"activations", row.activations},
+                                   {"accumulate", row.accumulate},
+                                   {"output", row.output}};
   head["kv_cache"] = layout.provenance.kv_cache;
   head["created"] = layout.provenance.created;
-  return {{"plumb.trace", "1"}, {"plumb", head.dump(-1, ' ', false, ordered_json::error_handler_t::replace)}};
+  return {{"plumb.trace", "1"},
+          {"plumb", head.dump(-1, ' ', false, ordered_json::error_handler_t::replace)}};
 }
 
 }  // namespace
@@ -52,14 +56,20 @@ Result<void> TraceWriter::start(TraceLayout layout, int fd) {
   mapping_ = std::make_shared<Mapping>();
   mapping_->size = last.offset + bytes_of(last.dtype, *element_count(last.shape));
   if (fd >= 0) {
-    if (const int trouble = posix_fallocate(fd, 0, static_cast<off_t>(mapping_->size)); trouble != 0)
-      return fail(ErrorCode::Io, fmt::format("cannot take {} bytes for the trace: {}", mapping_->size, std::strerror(trouble)));
+    if (const int trouble = posix_fallocate(fd, 0, static_cast<off_t>(mapping_->size));
+        trouble != 0)
+      return fail(ErrorCode::Io, fmt::format("cannot take {} bytes for the trace: {}",
+                                             mapping_->size, std::strerror(trouble)));
   }
-  void* data = mmap(nullptr, mapping_->size, PROT_READ | PROT_WRITE, fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, fd, 0);
-  if (data == MAP_FAILED) return fail(ErrorCode::Io, fmt::format("cannot map {} bytes for the trace: {}", mapping_->size, std::strerror(errno)));
+  void* data = mmap(nullptr, mapping_->size, PROT_READ | PROT_WRITE,
+                    fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, fd, 0);
+  if (data == MAP_FAILED)
+    return fail(ErrorCode::Io, fmt::format("cannot map {} bytes for the trace: {}", mapping_->size,
+                                           std::strerror(errno)));
   mapping_->data = static_cast<std::byte*>(data);
   std::memcpy(mapping_->data, header.data(), header.size());
-  std::memcpy(mapping_->data + entries_[0].offset, layout.tokens.data(), layout.tokens.size() * sizeof(int32_t));
+  std::memcpy(mapping_->data + entries_[0].offset, layout.tokens.data(),
+              layout.tokens.size() * sizeof(int32_t));
   for (size_t i = 0; i < entries_.size(); ++i) {
     index_[entries_[i].name] = i;
     written_.push_back(i == 0 ? layout.tokens.size() : 0);
@@ -68,14 +78,16 @@ Result<void> TraceWriter::start(TraceLayout layout, int fd) {
   return {};
 }
 
-Result<std::unique_ptr<TraceWriter>> TraceWriter::to_file(const std::filesystem::path& path, TraceLayout layout) {
+Result<std::unique_ptr<TraceWriter>> TraceWriter::to_file(const std::filesystem::path& path,
+                                                          TraceLayout layout) {
   std::unique_ptr<TraceWriter> writer(new TraceWriter);
   writer->path_ = path;
   writer->partial_ = path.string() + ".partial";
   const int fd = ::open(writer->partial_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (fd < 0) {
     auto partial = std::move(writer->partial_);
-    return fail(ErrorCode::Io, fmt::format("{}: cannot write: {}", partial.string(), std::strerror(errno)));
+    return fail(ErrorCode::Io,
+                fmt::format("{}: cannot write: {}", partial.string(), std::strerror(errno)));
   }
   auto started = writer->start(std::move(layout), fd);
   ::close(fd);
@@ -99,11 +111,15 @@ std::optional<size_t> TraceWriter::find(const std::string& step) const {
   return found == index_.end() ? std::nullopt : std::optional(found->second);
 }
 
-void TraceWriter::write_bytes(size_t step, size_t first, std::span<const std::byte> bytes, size_t count) {
+void TraceWriter::write_bytes(size_t step, size_t first, std::span<const std::byte> bytes,
+                              size_t count) {
   const size_t begin = first * row_size_[step];
-  CHECK(begin == written_[step]);  // in order, so that the count of values says that each was written
-  CHECK(begin + count <= *element_count(entries_[step].shape) && bytes.size() == bytes_of(entries_[step].dtype, count));
-  std::memcpy(mapping_->data + entries_[step].offset + bytes_of(entries_[step].dtype, begin), bytes.data(), bytes.size());
+  CHECK(begin ==
+        written_[step]);  // in order, so that the count of values says that each was written
+  CHECK(begin + count <= *element_count(entries_[step].shape) &&
+        bytes.size() == bytes_of(entries_[step].dtype, count));
+  std::memcpy(mapping_->data + entries_[step].offset + bytes_of(entries_[step].dtype, begin),
+              bytes.data(), bytes.size());
   written_[step] += count;
 }
 
@@ -120,14 +136,17 @@ void TraceWriter::write(size_t step, size_t first, std::span<const double> value
 Result<void> TraceWriter::check_complete() const {
   for (size_t i = 0; i < entries_.size(); ++i)
     if (written_[i] != *element_count(entries_[i].shape))
-      return fail(ErrorCode::Io, fmt::format("step '{}' is incomplete: {} of {} values", entries_[i].name, written_[i], *element_count(entries_[i].shape)));
+      return fail(ErrorCode::Io,
+                  fmt::format("step '{}' is incomplete: {} of {} values", entries_[i].name,
+                              written_[i], *element_count(entries_[i].shape)));
   return {};
 }
 
 Result<void> TraceWriter::finish() {
   TRY(check_complete());
   if (::rename(partial_.c_str(), path_.c_str()) != 0)
-    return fail(ErrorCode::Io, fmt::format("{}: cannot rename to its name: {}", partial_.string(), std::strerror(errno)));
+    return fail(ErrorCode::Io, fmt::format("{}: cannot rename to its name: {}", partial_.string(),
+                                           std::strerror(errno)));
   partial_.clear();
   return {};
 }

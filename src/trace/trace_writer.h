@@ -19,12 +19,13 @@ struct TraceLayout {
   std::vector<SafetensorsEntry> steps;  // F32 or F64; the first dimension is tokens.size()
 };
 
-// Writes a trace in place: all sizes are fixed at the start and the space is taken at once, so a full disk is
-// an error before the run and not after it. A file is written as NAME.partial and gets its name in finish():
-// a run that dies leaves nothing that could be taken for a whole trace.
+// Writes a trace in place: all sizes are fixed at the start and the space is taken at once, so a
+// full disk is an error before the run and not after it. A file is written as NAME.partial and gets
+// its name in finish(): a run that dies leaves nothing that could be taken for a whole trace.
 class TraceWriter {
  public:
-  static Result<std::unique_ptr<TraceWriter>> to_file(const std::filesystem::path& path, TraceLayout layout);
+  static Result<std::unique_ptr<TraceWriter>> to_file(const std::filesystem::path& path,
+                                                      TraceLayout layout);
   static Result<std::unique_ptr<TraceWriter>> to_memory(std::string label, TraceLayout layout);
   ~TraceWriter();
   TraceWriter(const TraceWriter&) = delete;
@@ -32,7 +33,8 @@ class TraceWriter {
 
   // Index of a step for write(), or nothing if it is not recorded.
   std::optional<size_t> find(const std::string& step) const;
-  // Values of whole rows from position `first` on, in the dtype of the layout; rows come in order, none twice.
+  // Values of whole rows from position `first` on, in the dtype of the layout; rows come in order,
+  // none twice.
   void write(size_t step, size_t first, std::span<const float> values);
   void write(size_t step, size_t first, std::span<const double> values);
   // Gives the file its name. Fails unless every value of every step was written.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every fault of the catalogue, at an early, a middle and the last layer: found at its step, on the right side, with its
-// reason, and no other step is called wrong.
+// Every fault of the catalogue, at an early, a middle and the last layer: found at its step, on the
+// right side, with its reason, and no other step is called wrong.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -24,7 +24,8 @@ std::vector<Case> cases() {
       {"rope.theta", "layer.{}.attn.k_rope", "1000000", {}},
       {"rope.missing", "layer.{}.attn.k_rope", "", {}},
       {"rope.position", "layer.{}.attn.q_rope", "1", {}},
-      // What epsilon changes must stand above the rounding of float: its share of the mean square is 1e-7 or more.
+      // What epsilon changes must stand above the rounding of float: its share of the mean square
+      // is 1e-7 or more.
       {"norm.epsilon", "layer.{}.attn.norm", "0.001", {}},
       {"norm.epsilon", "layer.{}.ffn.norm", "0.03", {}},
       {"norm.gamma_skipped", "layer.{}.ffn.norm", "", {}},
@@ -57,13 +58,15 @@ std::string visible_step(const std::string& step, bool everything) {
   return step;
 }
 
-void expect_found(const Comparison& result, const std::string& step, const std::string& side, const std::vector<std::string>& reasons, const std::string& what) {
+void expect_found(const Comparison& result, const std::string& step, const std::string& side,
+                  const std::vector<std::string>& reasons, const std::string& what) {
   EXPECT_EQ(result.verdict, Verdict::Different) << what << ": " << result.why;
   EXPECT_EQ(wrong_steps(result), std::vector<std::string>{step}) << what;
   ASSERT_FALSE(result.findings.empty()) << what;
   EXPECT_EQ(result.findings[0].step, step) << what;
   EXPECT_EQ(result.findings[0].side, side) << what;
-  EXPECT_NE(std::ranges::find(reasons, result.findings[0].reason), reasons.end()) << what << ": " << result.findings[0].reason << ": " << result.findings[0].text;
+  EXPECT_NE(std::ranges::find(reasons, result.findings[0].reason), reasons.end())
+      << what << ": " << result.findings[0].reason << ": " << result.findings[0].text;
 }
 
 TEST(Faults, EachIsFoundAtItsStepOnItsSide) {
@@ -71,53 +74,72 @@ TEST(Faults, EachIsFoundAtItsStepOnItsSide) {
   for (const auto& test : cases())
     for (const char* layer : {"0", "2", "3"}) {
       const auto step = fmt::format(fmt::runtime(test.step), layer);
-      const auto fault = fmt::format("{}@{}{}{}", test.fault, step, test.parameter.empty() ? "" : ":", test.parameter);
+      const auto fault = fmt::format("{}@{}{}{}", test.fault, step,
+                                     test.parameter.empty() ? "" : ":", test.parameter);
       const auto reasons = test.reasons.empty() ? std::vector{test.fault} : test.reasons;
       const bool everything = count % 2 == 0;  // scores and weights recorded, or not
       const StepChoice steps = everything ? StepChoice{{"*"}} : StepChoice{};
       const RunOf clean{.steps = steps};
       const RunOf broken{.inject = {fault}, .steps = steps};
-      expect_found(compare_runs(clean, broken), visible_step(step, everything), "candidate", reasons, fault);
-      if (count % 4 == 0) expect_found(compare_runs(broken, clean), visible_step(step, everything), "baseline", reasons, fault + ", exchanged");
+      expect_found(compare_runs(clean, broken), visible_step(step, everything), "candidate",
+                   reasons, fault);
+      if (count % 4 == 0)
+        expect_found(compare_runs(broken, clean), visible_step(step, everything), "baseline",
+                     reasons, fault + ", exchanged");
       ++count;
     }
   EXPECT_EQ(count, 84U);
 }
 
 TEST(Faults, AtTheEndsOfTheModel) {
-  for (const auto& [fault, step] : {std::pair{"norm.gamma_skipped@final.norm", "final.norm"}, {"norm.epsilon@final.norm:0.01", "final.norm"}, {"weights.transposed@logits", "logits"},
-                                    {"value.scaled@embedding:1.001", "embedding"}, {"value.element@embedding:4", "embedding"}}) {
+  for (const auto& [fault, step] : {std::pair{"norm.gamma_skipped@final.norm", "final.norm"},
+                                    {"norm.epsilon@final.norm:0.01", "final.norm"},
+                                    {"weights.transposed@logits", "logits"},
+                                    {"value.scaled@embedding:1.001", "embedding"},
+                                    {"value.element@embedding:4", "embedding"}}) {
     const std::string name = fault;
-    expect_found(compare_runs({}, {.inject = {name}}), step, "candidate", {name.substr(0, name.find('@'))}, name);
+    expect_found(compare_runs({}, {.inject = {name}}), step, "candidate",
+                 {name.substr(0, name.find('@'))}, name);
   }
 }
 
 TEST(Faults, OfTheScalarLevelAndTheRefereeToo) {
   for (const char* backend : {"scalar", "referee"})
-    expect_found(compare_runs({.backend = backend}, {.backend = backend, .inject = {"rope.theta@layer.1.attn.k_rope:20000"}}), "layer.1.attn.k_rope", "candidate", {"rope.theta"}, backend);
+    expect_found(
+        compare_runs({.backend = backend},
+                     {.backend = backend, .inject = {"rope.theta@layer.1.attn.k_rope:20000"}}),
+        "layer.1.attn.k_rope", "candidate", {"rope.theta"}, backend);
 }
 
 TEST(Faults, SeveralAtOnceAreAllFound) {
-  const auto result = compare_runs({}, {.inject = {"rope.pairing@layer.0.attn.q_rope", "norm.gamma_skipped@layer.2.ffn.norm", "weights.nibbles@layer.3.ffn.gate"}});
-  EXPECT_EQ(wrong_steps(result), (std::vector<std::string>{"layer.0.attn.q_rope", "layer.2.ffn.norm", "layer.3.ffn.gate"}));
+  const auto result = compare_runs(
+      {}, {.inject = {"rope.pairing@layer.0.attn.q_rope", "norm.gamma_skipped@layer.2.ffn.norm",
+                      "weights.nibbles@layer.3.ffn.gate"}});
+  EXPECT_EQ(
+      wrong_steps(result),
+      (std::vector<std::string>{"layer.0.attn.q_rope", "layer.2.ffn.norm", "layer.3.ffn.gate"}));
 }
 
 TEST(Faults, OneFaultOnEachSide) {
-  const auto result = compare_runs({.inject = {"rope.pairing@layer.1.attn.q_rope"}}, {.inject = {"norm.gamma_skipped@layer.2.ffn.norm"}});
+  const auto result = compare_runs({.inject = {"rope.pairing@layer.1.attn.q_rope"}},
+                                   {.inject = {"norm.gamma_skipped@layer.2.ffn.norm"}});
   ASSERT_GE(result.findings.size(), 2U);
   EXPECT_EQ(result.findings[0].side, "baseline");
   EXPECT_EQ(result.findings[1].side, "candidate");
 }
 
 TEST(Faults, TheSameFaultOnBothSidesIsSeen) {
-  const auto result = compare_runs({.inject = {"rope.pairing@layer.1.attn.q_rope"}}, {.inject = {"rope.pairing@layer.1.attn.q_rope"}});
+  const auto result = compare_runs({.inject = {"rope.pairing@layer.1.attn.q_rope"}},
+                                   {.inject = {"rope.pairing@layer.1.attn.q_rope"}});
   EXPECT_EQ(result.verdict, Verdict::Different);
   EXPECT_EQ(result.findings[0].side, "both");
 }
 
 TEST(Faults, InEveryLayerAreOneFinding) {
-  const auto result = compare_runs({}, {.inject = {"rope.theta@layer.0.attn.q_rope:500000", "rope.theta@layer.1.attn.q_rope:500000", "rope.theta@layer.2.attn.q_rope:500000",
-                                                   "rope.theta@layer.3.attn.q_rope:500000"}});
+  const auto result = compare_runs(
+      {}, {.inject = {
+               "rope.theta@layer.0.attn.q_rope:500000", "rope.theta@layer.1.attn.q_rope:500000",
+               "rope.theta@layer.2.attn.q_rope:500000", "rope.theta@layer.3.attn.q_rope:500000"}});
   ASSERT_EQ(result.findings.size(), 1U);
   EXPECT_EQ(result.findings[0].layers, (std::vector<int>{0, 1, 2, 3}));
 }

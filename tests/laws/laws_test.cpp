@@ -13,7 +13,8 @@ using Bits = std::vector<std::vector<float>>;
 
 bool same_bits(const Bits& a, const Bits& b) {
   return a.size() == b.size() && std::ranges::equal(a, b, [](const auto& x, const auto& y) {
-           return x.size() == y.size() && std::memcmp(x.data(), y.data(), x.size() * sizeof(float)) == 0;
+           return x.size() == y.size() &&
+                  std::memcmp(x.data(), y.data(), x.size() * sizeof(float)) == 0;
          });
 }
 
@@ -33,7 +34,9 @@ TEST_P(EveryBackend, ObservingChangesNoBit) {
   Threads threads(2);
   const RunSetup setup{*model, plan, *backend, threads};
   const auto plain = run_greedily(setup, story_tokens(), 4).value();
-  auto writer = TraceWriter::to_memory("t", plan_trace(setup, plain.tokens, plain.prompt, {{"*"}}, {}).value()).value();
+  auto writer = TraceWriter::to_memory(
+                    "t", plan_trace(setup, plain.tokens, plain.prompt, {{"*"}}, {}).value())
+                    .value();
   const auto recorded = record(setup, plain.tokens, plain.prompt, *writer).value();
   EXPECT_TRUE(same_bits(plain.logits, recorded));
   EXPECT_TRUE(check_unchanged(plain, recorded));
@@ -50,7 +53,10 @@ TEST_P(EveryBackend, AnyNumberOfThreadsGivesTheSameBits) {
   const auto expected = run_greedily({*model, plan, *backend, one}, story_tokens(), 4).value();
   for (const size_t count : {2, 3, 8}) {
     Threads many(count);
-    EXPECT_TRUE(same_bits(expected.logits, run_greedily({*model, plan, *backend, many}, story_tokens(), 4).value().logits)) << count;
+    EXPECT_TRUE(
+        same_bits(expected.logits,
+                  run_greedily({*model, plan, *backend, many}, story_tokens(), 4).value().logits))
+        << count;
   }
 }
 
@@ -63,10 +69,12 @@ TEST_P(EveryBackend, AnySplitOfThePrefillGivesTheSameBits) {
   const RunSetup setup{*model, plan, *backend, threads};
   const auto tokens = story_tokens();
   const auto whole = run_logits(setup, tokens, tokens.size(), 0).value();
-  for (const size_t part : {1, 2, 3, 5}) EXPECT_EQ(whole, run_logits(setup, tokens, tokens.size(), part).value()) << part;
+  for (const size_t part : {1, 2, 3, 5})
+    EXPECT_EQ(whole, run_logits(setup, tokens, tokens.size(), part).value()) << part;
 }
 
-INSTANTIATE_TEST_SUITE_P(Laws, EveryBackend, ::testing::ValuesIn(backends()), [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Laws, EveryBackend, ::testing::ValuesIn(backends()),
+                         [](const auto& info) { return info.param; });
 
 TEST(Laws, AModelAgainstItselfIsTheSameAndExactlyZero) {
   for (const char* backend : {"best", "scalar", "referee"}) {
@@ -108,7 +116,8 @@ TEST(Laws, EquivalentRunsAreNeverCalledWrong) {
     for (const auto& b : levels)
       for (const size_t threads : {1, 2, 5}) {
         const auto fed = greedy_tokens();
-        const auto result = compare_runs({.backend = a, .threads = 1, .fed = fed}, {.backend = b, .threads = threads, .fed = fed});
+        const auto result = compare_runs({.backend = a, .threads = 1, .fed = fed},
+                                         {.backend = b, .threads = threads, .fed = fed});
         EXPECT_EQ(result.verdict, Verdict::Same) << a << " " << b << ": " << result.why;
       }
 }
@@ -236,7 +245,8 @@ TEST(Laws, ASwitchThatEngagesNothingIsAnError) {
   EXPECT_FALSE(inject("bias.skipped@layer.0.attn.q", *model, plan));  // no bias here
   const auto backend = backend_of("scalar");
   Threads threads(1);
-  EXPECT_FALSE(plan_trace({*model, plan, *backend, threads}, story_tokens(), 3, {{"layer.9.*"}}, {}));
+  EXPECT_FALSE(
+      plan_trace({*model, plan, *backend, threads}, story_tokens(), 3, {{"layer.9.*"}}, {}));
 }
 
 }  // namespace

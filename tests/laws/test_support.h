@@ -15,7 +15,9 @@
 
 namespace plumb::testing {
 
-inline std::string tiny_path() { return std::string(PLUMB_SOURCE_DIR) + "/tests/models/tiny-stories-q4_k.gguf"; }
+inline std::string tiny_path() {
+  return std::string(PLUMB_SOURCE_DIR) + "/tests/models/tiny-stories-q4_k.gguf";
+}
 
 inline std::shared_ptr<const Model> tiny_model() {
   static const auto model = [] {
@@ -30,7 +32,10 @@ inline std::shared_ptr<const Model> tiny_model() {
 }
 
 inline std::vector<Token> story_tokens() {
-  static const auto tokens = tiny_model()->tokenizer->encode("Once upon a time there was a little cat", true, true).value();
+  static const auto tokens =
+      tiny_model()
+          ->tokenizer->encode("Once upon a time there was a little cat", true, true)
+          .value();
   return tokens;
 }
 
@@ -38,7 +43,8 @@ inline std::unique_ptr<Backend> backend_of(const std::string& name) {
   return name == "referee" ? make_referee_backend() : make_cpu_backend(name).value();
 }
 
-// The prompt and four tokens that one fixed level decodes after it: for sides that are to be fed the same.
+// The prompt and four tokens that one fixed level decodes after it: for sides that are to be fed
+// the same.
 inline std::vector<Token> greedy_tokens() {
   const auto model = tiny_model();
   const Plan plan = make_plan(*model);
@@ -53,7 +59,8 @@ struct RunOf {
   std::vector<std::string> inject = {};
   StepChoice steps = {};
   std::vector<Token> tokens = story_tokens();
-  std::optional<std::vector<Token>> fed = {};  // teacher-forced tokens; the greedy ones of a clean run if not given
+  std::optional<std::vector<Token>> fed =
+      {};  // teacher-forced tokens; the greedy ones of a clean run if not given
 };
 
 // A side of a comparison: the tiny model, run and recorded in memory.
@@ -70,14 +77,17 @@ inline Side side_of(const std::string& role, const RunOf& run) {
   const RunSetup clean{*model, plan, *backend, threads};
   const auto fed = run.fed ? *run.fed : run_greedily(clean, run.tokens, run.decode).value().tokens;
   const RunSetup setup{*model, executed, *backend, threads};
-  auto writer = TraceWriter::to_memory(role, plan_trace(setup, fed, run.tokens.size(), run.steps, {}).value()).value();
+  auto writer =
+      TraceWriter::to_memory(role, plan_trace(setup, fed, run.tokens.size(), run.steps, {}).value())
+          .value();
   EXPECT_TRUE(record(setup, fed, run.tokens.size(), *writer));
   return {role, role, model, plan, writer->finish_in_memory().value()};
 }
 
 inline Comparison compare_runs(const RunOf& a, const RunOf& b) {
   Threads threads(2);
-  return compare(side_of("baseline", a), side_of("candidate", b), {}, threads, [](size_t, size_t) {});
+  return compare(side_of("baseline", a), side_of("candidate", b), {}, threads,
+                 [](size_t, size_t) {});
 }
 
 inline Comparison audit_run(const RunOf& run) {

@@ -14,8 +14,7 @@ __m128 scores4(const float* q, const float* const k[4], size_t head_dim) {
   size_t i = 0;
   for (; i + 8 <= head_dim; i += 8) {
     const __m256 x = _mm256_loadu_ps(q + i);
-    for (size_t j = 0; j < 4; ++j)
-      sums[j] = _mm256_fmadd_ps(x, _mm256_loadu_ps(k[j] + i), sums[j]);
+    for (size_t j = 0; j < 4; ++j) sums[j] = _mm256_fmadd_ps(x, _mm256_loadu_ps(k[j] + i), sums[j]);
   }
   if (i < head_dim) {
     const __m256i lanes = lanes_of(head_dim - i);

@@ -21,7 +21,8 @@ class CpuBackend : public Backend {
     return a;
   }
 
-  Result<std::unique_ptr<Session>> open(const Model& model, const Plan& plan, size_t capacity, Threads& threads) const override {
+  Result<std::unique_ptr<Session>> open(const Model& model, const Plan& plan, size_t capacity,
+                                        Threads& threads) const override {
     return cpu::open_session(kernels_, model, plan, capacity, threads);
   }
 
@@ -45,7 +46,9 @@ Result<std::unique_ptr<Backend>> make_cpu_backend(const std::string& level) {
   if (std::find(levels.begin(), levels.end(), chosen) == levels.end()) {
     std::string known;
     for (const auto& name : levels) known += (known.empty() ? "" : ", ") + name;
-    return fail(ErrorCode::Usage, fmt::format("CPU level '{}' is not one that this processor has ({})", level, known));
+    return fail(
+        ErrorCode::Usage,
+        fmt::format("CPU level '{}' is not one that this processor has ({})", level, known));
   }
 #if defined(__x86_64__)
   if (chosen == "avx2") return std::make_unique<CpuBackend>(cpu::avx2_kernels());

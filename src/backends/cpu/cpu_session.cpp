@@ -11,14 +11,14 @@
 namespace plumb::cpu {
 namespace {
 
-// Rows of a prefill computed at a time: enough to use each unpacked weight often, few enough that the activations
-// stay in the second-level cache. The bits do not depend on it.
+// Rows of a prefill computed at a time: enough to use each unpacked weight often, few enough that
+// the activations stay in the second-level cache. The bits do not depend on it.
 constexpr size_t kBatch = 256;
 
 // Which buffer holds each value. A buffer is used again once its last reader has run.
 struct Buffers {
-  std::vector<size_t> slot;      // of each step
-  std::vector<size_t> widths;    // of each slot
+  std::vector<size_t> slot;    // of each step
+  std::vector<size_t> widths;  // of each slot
 };
 
 Buffers plan_buffers(const Plan& plan) {
@@ -28,7 +28,8 @@ Buffers plan_buffers(const Plan& plan) {
     last_use[i] = i;
     for (const size_t input : plan.steps[i].inputs) last_use[input] = i;
     // Scores, Softmax and Mix run as one when Mix is reached: the queries live until then.
-    if (plan.steps[i].op == Op::Mix) last_use[plan.steps[plan.steps[plan.steps[i].inputs[0]].inputs[0]].inputs[0]] = i;
+    if (plan.steps[i].op == Op::Mix)
+      last_use[plan.steps[plan.steps[plan.steps[i].inputs[0]].inputs[0]].inputs[0]] = i;
   }
   Buffers buffers;
   buffers.slot.resize(count);
@@ -36,7 +37,8 @@ Buffers plan_buffers(const Plan& plan) {
   for (size_t i = 0; i < count; ++i) {
     const size_t width = plan.steps[i].width;
     size_t slot = 0;
-    while (slot < free_from.size() && (free_from[slot] > i || buffers.widths[slot] != width)) ++slot;
+    while (slot < free_from.size() && (free_from[slot] > i || buffers.widths[slot] != width))
+      ++slot;
     if (slot == free_from.size()) {
       free_from.push_back(0);
       buffers.widths.push_back(width);
@@ -49,8 +51,14 @@ Buffers plan_buffers(const Plan& plan) {
 
 class CpuSession : public Session {
  public:
-  CpuSession(const Kernels& kernels, const Model& model, const Plan& plan, size_t capacity, Threads& threads)
-      : kernels_(kernels), model_(model), plan_(plan), capacity_(capacity), threads_(threads), buffers_(plan_buffers(plan)) {
+  CpuSession(const Kernels& kernels, const Model& model, const Plan& plan, size_t capacity,
+             Threads& threads)
+      : kernels_(kernels),
+        model_(model),
+        plan_(plan),
+        capacity_(capacity),
+        threads_(threads),
+        buffers_(plan_buffers(plan)) {
     max_batch_ = std::min(capacity, is_causal(plan) ? kBatch : capacity);
     for (const size_t width : buffers_.widths) slots_.emplace_back(width * max_batch_);
     for (size_t i = 0; i < plan.steps.size(); ++i) {
@@ -61,13 +69,16 @@ class CpuSession : public Session {
         if (step.op == Op::Mix) last_mix_ = i;
       }
       for (const auto& vector : {step.weight, step.bias})
-        if (vector && vector->rows == 1 && step.op != Op::Embedding && !vectors_.contains(vector.get())) vectors_[vector.get()] = vector->values();
+        if (vector && vector->rows == 1 && step.op != Op::Embedding &&
+            !vectors_.contains(vector.get()))
+          vectors_[vector.get()] = vector->values();
     }
   }
 
   size_t position() const override { return position_; }
 
-  Result<std::vector<float>> forward(std::span<const Token> tokens, Outputs outputs, Observer* observer) override {
+  Result<std::vector<float>> forward(std::span<const Token> tokens, Outputs outputs,
+                                     Observer* observer) override {
     TRY(check_tokens(tokens, model_, position_, capacity_));
     std::vector<float> logits;
     for (size_t begin = 0; begin < tokens.size(); begin += max_batch_) {
@@ -76,17 +87,20 @@ class CpuSession : public Session {
       run(tokens.subspan(begin, count), outputs, observer, wanted);
       if (!wanted) continue;
       const auto last = values(plan_.steps.size() - 1);
-      logits.insert(logits.end(), last, last + rows_of(plan_.steps.size() - 1) * plan_.steps.back().width);
+      logits.insert(logits.end(), last,
+                    last + rows_of(plan_.steps.size() - 1) * plan_.steps.back().width);
     }
     return logits;
   }
 
  private:
-  // Steps behind the last attention work row by row: where one row of logits is asked for, one row is computed.
+  // Steps behind the last attention work row by row: where one row of logits is asked for, one row
+  // is computed.
   size_t rows_of(size_t step) const { return last_only_ && step > last_mix_ ? 1 : rows_; }
 
   float* values(size_t step) {
-    if (const auto found = cache_.find(step); found != cache_.end()) return found->second.data() + position_ * plan_.steps[step].width;
+    if (const auto found = cache_.find(step); found != cache_.end())
+      return found->second.data() + position_ * plan_.steps[step].width;
     return slots_[buffers_.slot[step]].data();
   }
 
@@ -107,7 +121,8 @@ class CpuSession : public Session {
       compute(i, tokens, observer);
       apply_edit(i);
       if (observer != nullptr && observer->wants(step))
-        observer->on_value(step, position_ + rows_ - rows_of(i), rows_of(i), std::span<const float>(values(i), rows_of(i) * step.width));
+        observer->on_value(step, position_ + rows_ - rows_of(i), rows_of(i),
+                           std::span<const float>(values(i), rows_of(i) * step.width));
     }
     // The logits are read after this, and they are not in the cache: the position may move on.
     position_ += rows_;
@@ -120,7 +135,8 @@ class CpuSession : public Session {
       case Op::MatMul: return mat_mul(i);
       case Op::Rope: return rotate(i);
       case Op::Mix: return attend(i, observer);
-      case Op::Scores: case Op::Softmax: return;
+      case Op::Scores:
+      case Op::Softmax: return;
       default: break;
     }
     const size_t n = step.width;
@@ -130,7 +146,9 @@ class CpuSession : public Session {
     each_row(rows_of(i), [&](size_t r) {
       const size_t at = r * n;
       switch (step.op) {
-        case Op::RmsNorm: kernels_.rmsnorm(out + at, a + at, gamma(step), n, static_cast<float>(step.epsilon)); break;
+        case Op::RmsNorm:
+          kernels_.rmsnorm(out + at, a + at, gamma(step), n, static_cast<float>(step.epsilon));
+          break;
         case Op::Bias: kernels_.add(out + at, a + at, vectors_[step.weight.get()].data(), n); break;
         case Op::Add: kernels_.add(out + at, a + at, b + at, n); break;
         case Op::Multiply: kernels_.multiply(out + at, a + at, b + at, n); break;
@@ -156,7 +174,8 @@ class CpuSession : public Session {
     const auto& weight = *plan_.steps[i].weight;
     float* out = values(i);
     each_row(tokens.size(), [&](size_t r) {
-      dequantize(weight.dtype, weight.row(static_cast<size_t>(tokens[r])), weight.columns, out + r * weight.columns);
+      dequantize(weight.dtype, weight.row(static_cast<size_t>(tokens[r])), weight.columns,
+                 out + r * weight.columns);
     });
   }
 
@@ -173,7 +192,9 @@ class CpuSession : public Session {
     const Int8Rows int8_rows{int8_.data(), scales_.data(), sums_.data()};
     // Eight rows are a cache line of one output row: two threads never write into the same one.
     threads_.run(weight.rows, 16, [&](size_t begin, size_t end) {
-      if (quantized) int8_kernel(weight.dtype)(out, step.width, weight.bytes.data(), begin, end, n, int8_rows, rows);
+      if (quantized)
+        int8_kernel(weight.dtype)(out, step.width, weight.bytes.data(), begin, end, n, int8_rows,
+                                  rows);
       else float_kernel(weight.dtype)(out, step.width, weight.bytes.data(), begin, end, n, x, rows);
       if (bias == nullptr) return;
       for (size_t r = 0; r < rows; ++r)
@@ -191,7 +212,9 @@ class CpuSession : public Session {
     }
   }
   MatMulFloat float_kernel(DType dtype) const {
-    return dtype == DType::F16 ? kernels_.matmul_f16 : dtype == DType::BF16 ? kernels_.matmul_bf16 : kernels_.matmul_f32;
+    return dtype == DType::F16    ? kernels_.matmul_f16
+           : dtype == DType::BF16 ? kernels_.matmul_bf16
+                                  : kernels_.matmul_f32;
   }
 
   // q, k and v (and gate and up) share their input: it is rounded once.
@@ -200,7 +223,9 @@ class CpuSession : public Session {
     int8_.resize(std::max(int8_.size(), max_batch_ * n));
     scales_.resize(std::max(scales_.size(), max_batch_ * n / 32));
     sums_.resize(std::max(sums_.size(), max_batch_ * n / 16));
-    each_row(rows, [&](size_t r) { kernels_.quantize_int8(&int8_[r * n], &scales_[r * n / 32], &sums_[r * n / 16], x + r * n, n); });
+    each_row(rows, [&](size_t r) {
+      kernels_.quantize_int8(&int8_[r * n], &scales_[r * n / 32], &sums_[r * n / 16], x + r * n, n);
+    });
     quantized_ = std::pair(from, rows);
   }
 
@@ -211,11 +236,14 @@ class CpuSession : public Session {
     std::vector<double> frequencies(half);
     const auto factors = rope.factors ? rope.factors->values() : std::vector<float>(half, 1.0F);
     for (size_t p = 0; p < half; ++p)
-      frequencies[p] = std::pow(rope.base, -2.0 * static_cast<double>(p) / static_cast<double>(rope.dimensions)) / static_cast<double>(factors[p]);
+      frequencies[p] = std::pow(rope.base, -2.0 * static_cast<double>(p) /
+                                               static_cast<double>(rope.dimensions)) /
+                       static_cast<double>(factors[p]);
     cosines_.resize(rows_ * half);
     sines_.resize(rows_ * half);
     for (size_t r = 0; r < rows_; ++r) {
-      const double position = (static_cast<double>(position_ + r) + rope.position_shift) / rope.linear_factor;
+      const double position =
+          (static_cast<double>(position_ + r) + rope.position_shift) / rope.linear_factor;
       for (size_t p = 0; p < half; ++p) {
         cosines_[r * half + p] = static_cast<float>(std::cos(position * frequencies[p]));
         sines_[r * half + p] = static_cast<float>(std::sin(position * frequencies[p]));
@@ -257,11 +285,13 @@ class CpuSession : public Session {
     const auto stale = attention.stale_position;
     if (!stale || *stale < 1 || static_cast<size_t>(*stale) >= capacity_) return cache.data();
     copy = cache;
-    std::copy_n(&cache[static_cast<size_t>(*stale - 1) * width], width, &copy[static_cast<size_t>(*stale) * width]);
+    std::copy_n(&cache[static_cast<size_t>(*stale - 1) * width], width,
+                &copy[static_cast<size_t>(*stale) * width]);
     return copy.data();
   }
 
-  // Scores, Softmax and Mix of one layer in one pass, one query and head at a time; the taps see all three.
+  // Scores, Softmax and Mix of one layer in one pass, one query and head at a time; the taps see
+  // all three.
   void attend(size_t i, Observer* observer) {
     const auto& mix = plan_.steps[i];
     const auto& softmax = plan_.steps[mix.inputs[0]];
@@ -285,12 +315,15 @@ class CpuSession : public Session {
         attend_one(scores, softmax, mix, q, k, v, out, at, line.data(), s, w);
       }
     });
-    if (tap_scores) observer->on_value(scores, position_, rows_, std::span<const float>(scores_tap_));
-    if (tap_weights) observer->on_value(softmax, position_, rows_, std::span<const float>(weights_tap_));
+    if (tap_scores)
+      observer->on_value(scores, position_, rows_, std::span<const float>(scores_tap_));
+    if (tap_weights)
+      observer->on_value(softmax, position_, rows_, std::span<const float>(weights_tap_));
   }
 
-  void attend_one(const Step& scores, const Step& softmax, const Step& mix, const float* q, const float* k, const float* v, float* out,
-                  size_t at, float* line, float* scores_tap, float* weights_tap) const {
+  void attend_one(const Step& scores, const Step& softmax, const Step& mix, const float* q,
+                  const float* k, const float* v, float* out, size_t at, float* line,
+                  float* scores_tap, float* weights_tap) const {
     const size_t heads = mix.attention.heads;
     const size_t dim = mix.attention.head_dim;
     const size_t row = at / heads;
@@ -301,28 +334,36 @@ class CpuSession : public Session {
     const size_t begin = window != 0 && query + 1 > window ? query + 1 - window : 0;
     const size_t k_width = plan_.steps[scores.inputs[1]].width;
     const size_t v_width = plan_.steps[mix.inputs[1]].width;
-    const auto kv_head = [&](const Attention& a) { return a.head_map == HeadMap::Modulo ? head % a.kv_heads : head / (a.heads / a.kv_heads); };
-    kernels_.attention_scores(line, q + row * heads * dim + head * dim, k + begin * k_width + kv_head(scores.attention) * dim, k_width,
+    const auto kv_head = [&](const Attention& a) {
+      return a.head_map == HeadMap::Modulo ? head % a.kv_heads : head / (a.heads / a.kv_heads);
+    };
+    kernels_.attention_scores(line, q + row * heads * dim + head * dim,
+                              k + begin * k_width + kv_head(scores.attention) * dim, k_width,
                               end - begin, dim, static_cast<float>(scores.attention.scale));
-    if (scores_tap != nullptr) {  // Scores exist for every key; a window hides some from the softmax only.
-      kernels_.attention_scores(scores_tap, q + row * heads * dim + head * dim, k + kv_head(scores.attention) * dim, k_width, begin, dim,
+    if (scores_tap !=
+        nullptr) {  // Scores exist for every key; a window hides some from the softmax only.
+      kernels_.attention_scores(scores_tap, q + row * heads * dim + head * dim,
+                                k + kv_head(scores.attention) * dim, k_width, begin, dim,
                                 static_cast<float>(scores.attention.scale));
       std::copy_n(line, end - begin, scores_tap + begin);
     }
     kernels_.softmax(line, end - begin);
     if (weights_tap != nullptr) std::copy_n(line, end - begin, weights_tap + begin);
-    kernels_.attention_mix(out + row * heads * dim + head * dim, line, v + begin * v_width + kv_head(mix.attention) * dim, v_width,
-                           end - begin, dim);
+    kernels_.attention_mix(out + row * heads * dim + head * dim, line,
+                           v + begin * v_width + kv_head(mix.attention) * dim, v_width, end - begin,
+                           dim);
   }
 
   void apply_edit(size_t i) {
     const auto& step = plan_.steps[i];
     if (step.gain != 1)
-      for (float& x : std::span(values(i), rows_of(i) * step.width)) x = static_cast<float>(static_cast<double>(x) * step.gain);
+      for (float& x : std::span(values(i), rows_of(i) * step.width))
+        x = static_cast<float>(static_cast<double>(x) * step.gain);
     if (!step.edit) return;
     const size_t first = position_ + rows_ - rows_of(i);
     const auto position = static_cast<size_t>(step.edit->position);
-    if (position < first || position >= first + rows_of(i) || step.edit->channel >= step.width) return;
+    if (position < first || position >= first + rows_of(i) || step.edit->channel >= step.width)
+      return;
     float& x = values(i)[(position - first) * step.width + step.edit->channel];
     x = static_cast<float>(static_cast<double>(x) * step.edit->multiply + step.edit->add);
   }
@@ -347,7 +388,8 @@ class CpuSession : public Session {
 
 }  // namespace
 
-Result<std::unique_ptr<Session>> open_session(const Kernels& kernels, const Model& model, const Plan& plan, size_t capacity, Threads& threads) {
+Result<std::unique_ptr<Session>> open_session(const Kernels& kernels, const Model& model,
+                                              const Plan& plan, size_t capacity, Threads& threads) {
   return std::make_unique<CpuSession>(kernels, model, plan, capacity, threads);
 }
 

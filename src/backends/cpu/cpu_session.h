@@ -5,7 +5,7 @@
 
 namespace plumb::cpu {
 
-Result<std::unique_ptr<Session>> open_session(const Kernels& kernels, const Model& model, const Plan& plan, size_t capacity,
-                                              Threads& threads);
+Result<std::unique_ptr<Session>> open_session(const Kernels& kernels, const Model& model,
+                                              const Plan& plan, size_t capacity, Threads& threads);
 
 }  // namespace plumb::cpu

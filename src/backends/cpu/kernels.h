@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every CPU kernel, one line each. Plain functions on plain pointers: no allocation, no error, no thread.
-// The plan has checked the shapes; the caller splits rows over threads. Only C headers are included, so
-// that a level file compiled for a newer CPU cannot leak an inline function into code for older ones.
+// Every CPU kernel, one line each. Plain functions on plain pointers: no allocation, no error, no
+// thread. The plan has checked the shapes; the caller splits rows over threads. Only C headers are
+// included, so that a level file compiled for a newer CPU cannot leak an inline function into code
+// for older ones.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -15,12 +16,14 @@ namespace plumb::cpu {
 struct Int8Rows {
   const int8_t* values;
   const float* scales;
-  const float* sums;  // scale * (sum of 16 neighbouring int8 values), for the offsets of block types
+  const float*
+      sums;  // scale * (sum of 16 neighbouring int8 values), for the offsets of block types
 };
 
-// out[t * out_stride + r] = sum_i W[r][i] * x[t][i], for r in [row_begin, row_end), t in [0, tokens).
-// `weight` is the first byte of row 0; rows are n values long, in the block layout of the type.
-// One (r, t) has the same bits whatever the other rows and tokens of the call: batch = serial.
+// out[t * out_stride + r] = sum_i W[r][i] * x[t][i], for r in [row_begin, row_end), t in [0,
+// tokens). `weight` is the first byte of row 0; rows are n values long, in the block layout of the
+// type. One (r, t) has the same bits whatever the other rows and tokens of the call: batch =
+// serial.
 using MatMulInt8 = void (*)(float* out, size_t out_stride, const void* weight, size_t row_begin,
                             size_t row_end, size_t n, Int8Rows x, size_t tokens);
 using MatMulFloat = void (*)(float* out, size_t out_stride, const void* weight, size_t row_begin,
@@ -41,9 +44,10 @@ struct Kernels {
   void (*attention_scores)(float* out, const float* q, const float* k, size_t k_stride, size_t keys,
                            size_t head_dim, float scale);
   // out[i] = sum_j weights[j] * v[j * v_stride + i]
-  void (*attention_mix)(float* out, const float* weights, const float* v, size_t v_stride, size_t keys,
-                        size_t head_dim);
-  // x[j] = exp(x[j] - max) / sum; entries of -infinity become 0. n >= 1, at least one entry is finite.
+  void (*attention_mix)(float* out, const float* weights, const float* v, size_t v_stride,
+                        size_t keys, size_t head_dim);
+  // x[j] = exp(x[j] - max) / sum; entries of -infinity become 0. n >= 1, at least one entry is
+  // finite.
   void (*softmax)(float* x, size_t n);
   void (*silu)(float* out, const float* x, size_t n);  // x / (1 + exp(-x))
   void (*add)(float* out, const float* a, const float* b, size_t n);

@@ -90,20 +90,19 @@ void matmul(float* out, size_t out_stride, const void* weight, size_t row_begin,
     }
     for (; r + kTileRows <= row_end; r += kTileRows)
       strip<W, kTileRows>(to + r, out_stride, rows + r * row_bytes, n, from, count);
-    for (; r < row_end; ++r)
-      strip<W, 1>(to + r, out_stride, rows + r * row_bytes, n, from, count);
+    for (; r < row_end; ++r) strip<W, 1>(to + r, out_stride, rows + r * row_bytes, n, from, count);
   }
 }
 
 }  // namespace
 
-void matmul_f32(float* out, size_t out_stride, const void* weight, size_t row_begin,
-                size_t row_end, size_t n, const float* x, size_t tokens) {
+void matmul_f32(float* out, size_t out_stride, const void* weight, size_t row_begin, size_t row_end,
+                size_t n, const float* x, size_t tokens) {
   matmul<F32>(out, out_stride, weight, row_begin, row_end, n, x, tokens);
 }
 
-void matmul_f16(float* out, size_t out_stride, const void* weight, size_t row_begin,
-                size_t row_end, size_t n, const float* x, size_t tokens) {
+void matmul_f16(float* out, size_t out_stride, const void* weight, size_t row_begin, size_t row_end,
+                size_t n, const float* x, size_t tokens) {
   matmul<F16>(out, out_stride, weight, row_begin, row_end, n, x, tokens);
 }
 

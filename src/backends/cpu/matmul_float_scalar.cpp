@@ -46,13 +46,13 @@ void matmul(float* out, size_t out_stride, const void* weight, size_t row_begin,
 
 }  // namespace
 
-void matmul_f32(float* out, size_t out_stride, const void* weight, size_t row_begin,
-                size_t row_end, size_t n, const float* x, size_t tokens) {
+void matmul_f32(float* out, size_t out_stride, const void* weight, size_t row_begin, size_t row_end,
+                size_t n, const float* x, size_t tokens) {
   matmul<F32>(out, out_stride, weight, row_begin, row_end, n, x, tokens);
 }
 
-void matmul_f16(float* out, size_t out_stride, const void* weight, size_t row_begin,
-                size_t row_end, size_t n, const float* x, size_t tokens) {
+void matmul_f16(float* out, size_t out_stride, const void* weight, size_t row_begin, size_t row_end,
+                size_t n, const float* x, size_t tokens) {
   matmul<F16>(out, out_stride, weight, row_begin, row_end, n, x, tokens);
 }
 

@@ -12,11 +12,11 @@
 namespace plumb::cpu::avx2 {
 namespace {
 
-constexpr size_t kGroup = 256;       // values
-constexpr size_t kChunkGroups = 4;   // groups of a row of weights that are turned at a time
-constexpr size_t kMaxTurned = 128;   // groups of activations that are turned at a time
-constexpr size_t kTokenBlock = 32;   // tokens that share one turning of the weights
-constexpr size_t kMaxSums = 2048;    // accumulators (rows * tokens) that are open at a time
+constexpr size_t kGroup = 256;      // values
+constexpr size_t kChunkGroups = 4;  // groups of a row of weights that are turned at a time
+constexpr size_t kMaxTurned = 128;  // groups of activations that are turned at a time
+constexpr size_t kTokenBlock = 32;  // tokens that share one turning of the weights
+constexpr size_t kMaxSums = 2048;   // accumulators (rows * tokens) that are open at a time
 constexpr size_t kTileRows = 4;
 constexpr size_t kTileTokens = 2;
 
@@ -24,8 +24,8 @@ constexpr size_t kTileTokens = 2;
 // q[k][4 * lane ..]: values 4k .. 4k + 3 of the lane's block.
 struct WeightGroup {
   alignas(32) uint8_t q[8][32];
-  alignas(32) float scale[8];           // value = scale * multiplier * q + offset
-  alignas(32) float offset[2][8];       // of the halves of a block; only [0] if !kHalves
+  alignas(32) float scale[8];             // value = scale * multiplier * q + offset
+  alignas(32) float offset[2][8];         // of the halves of a block; only [0] if !kHalves
   alignas(32) int16_t multiplier[2][16];  // of the halves of a block; only if kHalves
 };
 
@@ -145,10 +145,10 @@ struct Q4_K {
   static void unpack(WeightGroup& to, const Block* from) {
     uint32_t s[3];
     __builtin_memcpy(s, from->scales, sizeof(s));
-    const __m256 sc = to_floats(s[0] & 0x3F3F3F3FU,
-                                (s[2] & 0x0F0F0F0FU) | ((s[0] >> 2) & 0x30303030U));
-    const __m256 m = to_floats(s[1] & 0x3F3F3F3FU,
-                               ((s[2] >> 4) & 0x0F0F0F0FU) | ((s[1] >> 2) & 0x30303030U));
+    const __m256 sc =
+        to_floats(s[0] & 0x3F3F3F3FU, (s[2] & 0x0F0F0F0FU) | ((s[0] >> 2) & 0x30303030U));
+    const __m256 m =
+        to_floats(s[1] & 0x3F3F3F3FU, ((s[2] >> 4) & 0x0F0F0F0FU) | ((s[1] >> 2) & 0x30303030U));
     _mm256_store_ps(to.scale, _mm256_mul_ps(_mm256_set1_ps(_cvtsh_ss(from->d)), sc));
     _mm256_store_ps(to.offset[0], _mm256_mul_ps(_mm256_set1_ps(-_cvtsh_ss(from->dmin)), m));
     // Low nibbles are the even blocks, high ones the odd; the halves of a turned vector hold words
@@ -192,9 +192,9 @@ struct Q6_K {
     const __m256 offset = _mm256_mul_ps(d, _mm256_set1_ps(-32.0F));
     _mm256_store_ps(to.scale, d);
     // 8 bytes for the first halves of the blocks, then 8 for the second, in lane order.
-    const __m128i scales = _mm_shuffle_epi8(
-        loadu128(from->scales),
-        _mm_setr_epi8(0, 4, 8, 12, 2, 6, 10, 14, 1, 5, 9, 13, 3, 7, 11, 15));
+    const __m128i scales =
+        _mm_shuffle_epi8(loadu128(from->scales),
+                         _mm_setr_epi8(0, 4, 8, 12, 2, 6, 10, 14, 1, 5, 9, 13, 3, 7, 11, 15));
     for (size_t half = 0; half < 2; ++half) {
       const __m256i sc = _mm256_cvtepi8_epi32(half == 0 ? scales : _mm_srli_si128(scales, 8));
       _mm256_store_ps(to.offset[half], _mm256_mul_ps(offset, _mm256_cvtepi32_ps(sc)));
@@ -267,8 +267,8 @@ void unpack_row(WeightGroup* to, const typename W::Block* row, size_t begin, siz
   }
   W::unpack(*to, from);
   const __m256i order = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
-  const __m256 present = _mm256_castsi256_ps(
-      _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), order));
+  const __m256 present =
+      _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), order));
   _mm256_store_ps(to->scale, _mm256_and_ps(_mm256_load_ps(to->scale), present));
   if constexpr (W::kOffset)
     _mm256_store_ps(to->offset[0], _mm256_and_ps(_mm256_load_ps(to->offset[0]), present));
@@ -305,8 +305,8 @@ struct Activations {
 // The integer sums of one group.
 template <class W, size_t R, size_t T>
 [[gnu::always_inline]] inline void dot_group(__m256i (&dots)[T][R],
-                                             const WeightGroup (*w)[kChunkGroups],
-                                             Activations x, size_t g) {
+                                             const WeightGroup (*w)[kChunkGroups], Activations x,
+                                             size_t g) {
   constexpr size_t kStep = kSteps<W>;
   for (size_t t = 0; t < T; ++t)
     for (size_t r = 0; r < R; ++r) dots[t][r] = _mm256_setzero_si256();
@@ -371,8 +371,7 @@ void strip(float* sums, const unsigned char* rows, size_t row_bytes, Activations
     size_t t = 0;
     for (; t + kTileTokens <= tokens; t += kTileTokens)
       tile<W, R, kTileTokens>(sums + t * R * 8, groups, {&x.at(t, 0), x.stride}, count);
-    for (; t < tokens; ++t)
-      tile<W, R, 1>(sums + t * R * 8, groups, {&x.at(t, 0), x.stride}, count);
+    for (; t < tokens; ++t) tile<W, R, 1>(sums + t * R * 8, groups, {&x.at(t, 0), x.stride}, count);
   }
 }
 

@@ -12,8 +12,8 @@
 namespace plumb::referee {
 namespace {
 
-// Rows of the input that are multiplied side by side: each sum keeps its own order, from the first column to the
-// last, so the bits do not depend on how many there are.
+// Rows of the input that are multiplied side by side: each sum keeps its own order, from the first
+// column to the last, so the bits do not depend on how many there are.
 constexpr size_t kTile = 8;
 
 struct Job {
@@ -29,7 +29,8 @@ void embed(const Job& job) {
   const auto& weight = *job.step.weight;
   std::vector<float> row(weight.columns);
   for (size_t r = 0; r < job.count(); ++r) {
-    dequantize(weight.dtype, weight.row(static_cast<size_t>(job.rows.tokens[r])), row.size(), row.data());
+    dequantize(weight.dtype, weight.row(static_cast<size_t>(job.rows.tokens[r])), row.size(),
+               row.data());
     std::ranges::copy(row, job.out.begin() + static_cast<ptrdiff_t>(r * row.size()));
   }
 }
@@ -43,12 +44,14 @@ void rms_norm(const Job& job) {
     for (size_t i = 0; i < n; ++i) squares += x[i] * x[i];
     const double factor = 1 / std::sqrt(squares / static_cast<double>(n) + job.step.epsilon);
     for (size_t i = 0; i < n; ++i)
-      job.out[r * n + i] = x[i] * factor * (job.step.use_gamma ? static_cast<double>(gamma[i]) : 1.0);
+      job.out[r * n + i] =
+          x[i] * factor * (job.step.use_gamma ? static_cast<double>(gamma[i]) : 1.0);
   }
 }
 
 // The inputs, kTile rows at a time, column by column: tile[t][i * kTile + lane].
-std::vector<std::vector<double>> tiles_of(const Matrix& x, size_t rows, const std::string& activations) {
+std::vector<std::vector<double>> tiles_of(const Matrix& x, size_t rows,
+                                          const std::string& activations) {
   std::vector<std::vector<double>> tiles;
   std::vector<double> row(x.width);
   for (size_t r = 0; r < rows; ++r) {
@@ -60,7 +63,8 @@ std::vector<std::vector<double>> tiles_of(const Matrix& x, size_t rows, const st
   return tiles;
 }
 
-void multiply_row(const std::vector<float>& weight, const std::vector<double>& tile, double (&sums)[kTile]) {
+void multiply_row(const std::vector<float>& weight, const std::vector<double>& tile,
+                  double (&sums)[kTile]) {
   std::fill_n(sums, kTile, 0.0);
   const double* x = tile.data();
   for (const float w : weight) {
@@ -83,7 +87,8 @@ void mat_mul(const Job& job, const std::string& activations) {
       for (size_t t = 0; t < tiles.size(); ++t) {
         multiply_row(row, tiles[t], sums);
         for (size_t lane = 0; lane < kTile && t * kTile + lane < rows; ++lane)
-          job.out[(t * kTile + lane) * weight.rows + j] = sums[lane] + (bias.empty() ? 0.0 : static_cast<double>(bias[j]));
+          job.out[(t * kTile + lane) * weight.rows + j] =
+              sums[lane] + (bias.empty() ? 0.0 : static_cast<double>(bias[j]));
       }
     }
   });
@@ -92,7 +97,8 @@ void mat_mul(const Job& job, const std::string& activations) {
 void add_bias(const Job& job) {
   const auto bias = job.step.weight->values();
   for (size_t r = 0; r < job.count(); ++r)
-    for (size_t i = 0; i < bias.size(); ++i) job.out[r * bias.size() + i] = job.inputs[0].row(r)[i] + static_cast<double>(bias[i]);
+    for (size_t i = 0; i < bias.size(); ++i)
+      job.out[r * bias.size() + i] = job.inputs[0].row(r)[i] + static_cast<double>(bias[i]);
 }
 
 void rotate(const Job& job) {
@@ -136,7 +142,8 @@ void scores(const Job& job, const std::string& kv_cache) {
         for (size_t key = 0; key < keys; ++key) {
           if (!in_cache(job.rows, r, key)) continue;  // The mask belongs to the softmax.
           const double* q = job.inputs[0].row(r) + h * a.head_dim;
-          const double* row = k.data() + cache_row(a, key) * k_width + kv_head_of(a, h) * a.head_dim;
+          const double* row =
+              k.data() + cache_row(a, key) * k_width + kv_head_of(a, h) * a.head_dim;
           double sum = 0;
           for (size_t i = 0; i < a.head_dim; ++i) sum += q[i] * row[i];
           job.out[(r * a.heads + h) * keys + key] = sum * a.scale;
@@ -154,7 +161,9 @@ void softmax(const Job& job) {
       double* w = &job.out[(r * a.heads + h) * keys];
       double max = -INFINITY;
       double sum = 0;
-      const auto seen = [&](size_t key) { return sees(a, job.rows.positions[r], job.rows.visible[r], key); };
+      const auto seen = [&](size_t key) {
+        return sees(a, job.rows.positions[r], job.rows.visible[r], key);
+      };
       for (size_t key = 0; key < keys; ++key)
         if (seen(key)) max = std::max(max, s[key]);
       for (size_t key = 0; key < keys; ++key)
@@ -227,11 +236,15 @@ size_t kv_head_of(const Attention& attention, size_t head) {
 }
 
 size_t cache_row(const Attention& attention, size_t key) {
-  return attention.stale_position && static_cast<size_t>(*attention.stale_position) == key && key > 0 ? key - 1 : key;
+  return attention.stale_position && static_cast<size_t>(*attention.stale_position) == key &&
+                 key > 0
+             ? key - 1
+             : key;
 }
 
-void evaluate(const Step& step, std::span<const Matrix> inputs, const Rows& rows, const std::string& activations,
-              const std::string& kv_cache, Threads& threads, std::span<double> out) {
+void evaluate(const Step& step, std::span<const Matrix> inputs, const Rows& rows,
+              const std::string& activations, const std::string& kv_cache, Threads& threads,
+              std::span<double> out) {
   const Job job{step, inputs, rows, threads, out};
   switch (step.op) {
     case Op::Embedding: embed(job); break;
@@ -242,7 +255,9 @@ void evaluate(const Step& step, std::span<const Matrix> inputs, const Rows& rows
     case Op::Scores: scores(job, kv_cache); break;
     case Op::Softmax: softmax(job); break;
     case Op::Mix: mix(job, kv_cache); break;
-    case Op::Add: case Op::Multiply: case Op::Silu: element_wise(job); break;
+    case Op::Add:
+    case Op::Multiply:
+    case Op::Silu: element_wise(job); break;
   }
   if (step.gain != 1)
     for (double& x : out) x *= step.gain;

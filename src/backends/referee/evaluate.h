@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The meaning of each step: plain loops, dequantized weights, double. Everything faster is judged by it, so it is
-// never traded for speed: it only spreads rows over threads.
+// The meaning of each step: plain loops, dequantized weights, double. Everything faster is judged
+// by it, so it is never traded for speed: it only spreads rows over threads.
 #pragma once
 #include <span>
 #include <string>
@@ -20,16 +20,18 @@ struct Matrix {
 // Where the rows of a step stand in the sequence.
 struct Rows {
   std::span<const int32_t> positions;
-  std::span<const Token> tokens;    // of each row; used by Embedding
-  std::span<const size_t> visible;  // keys in the cache when the row was computed: what a missing mask would show
-  size_t keys = 0;                  // columns of Scores and Softmax for each head
+  std::span<const Token> tokens;  // of each row; used by Embedding
+  std::span<const size_t>
+      visible;      // keys in the cache when the row was computed: what a missing mask would show
+  size_t keys = 0;  // columns of Scores and Softmax for each head
 };
 
-// Computes `step` for the given rows. Inputs of Scores (second) and Mix (second) hold all positions from 0 on;
-// all others hold the given rows. `activations` and `kv_cache` name what the inputs are rounded to first.
-// out has rows * width values; width of Scores and Softmax is heads * keys.
-void evaluate(const Step& step, std::span<const Matrix> inputs, const Rows& rows, const std::string& activations,
-              const std::string& kv_cache, Threads& threads, std::span<double> out);
+// Computes `step` for the given rows. Inputs of Scores (second) and Mix (second) hold all positions
+// from 0 on; all others hold the given rows. `activations` and `kv_cache` name what the inputs are
+// rounded to first. out has rows * width values; width of Scores and Softmax is heads * keys.
+void evaluate(const Step& step, std::span<const Matrix> inputs, const Rows& rows,
+              const std::string& activations, const std::string& kv_cache, Threads& threads,
+              std::span<double> out);
 
 // The angle of pair `pair` of a head at `position`, in radians.
 double rope_angle(const Rope& rope, int32_t position, size_t pair);

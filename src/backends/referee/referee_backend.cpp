@@ -23,7 +23,8 @@ class RefereeSession : public Session {
 
   size_t position() const override { return position_; }
 
-  Result<std::vector<float>> forward(std::span<const Token> tokens, Outputs outputs, Observer* observer) override {
+  Result<std::vector<float>> forward(std::span<const Token> tokens, Outputs outputs,
+                                     Observer* observer) override {
     TRY(check_tokens(tokens, model_, position_, capacity_));
     const size_t visible = position_ + tokens.size();
     std::vector<float> logits;
@@ -40,13 +41,15 @@ class RefereeSession : public Session {
  private:
   std::vector<float> run(std::span<const Token> tokens, size_t visible_keys, Observer* observer) {
     std::vector<int32_t> positions(tokens.size());
-    for (size_t i = 0; i < positions.size(); ++i) positions[i] = static_cast<int32_t>(position_ + i);
+    for (size_t i = 0; i < positions.size(); ++i)
+      positions[i] = static_cast<int32_t>(position_ + i);
     const std::vector<size_t> visible(tokens.size(), visible_keys);
     const referee::Rows rows{positions, tokens, visible, position_ + tokens.size()};
     std::vector<std::vector<double>> values(plan_.steps.size());
     for (size_t i = 0; i < plan_.steps.size(); ++i) {
       compute(i, rows, values);
-      if (observer != nullptr && observer->wants(plan_.steps[i])) observe(plan_.steps[i], rows, values[i], *observer);
+      if (observer != nullptr && observer->wants(plan_.steps[i]))
+        observe(plan_.steps[i], rows, values[i], *observer);
       if (auto found = history_.find(i); found != history_.end())
         found->second.insert(found->second.end(), values[i].begin(), values[i].end());
     }
@@ -73,11 +76,15 @@ class RefereeSession : public Session {
   }
 
   // Widens rows of Scores and Softmax to the capacity.
-  void observe(const Step& step, const referee::Rows& rows, const std::vector<double>& values, Observer& observer) const {
-    if (!is_on_request(step.op)) return observer.on_value(step, position_, rows.positions.size(), std::span<const double>(values));
+  void observe(const Step& step, const referee::Rows& rows, const std::vector<double>& values,
+               Observer& observer) const {
+    if (!is_on_request(step.op))
+      return observer.on_value(step, position_, rows.positions.size(),
+                               std::span<const double>(values));
     std::vector<double> wide(rows.positions.size() * step.attention.heads * capacity_, 0.0);
     for (size_t line = 0; line * rows.keys < values.size(); ++line)
-      std::copy_n(values.begin() + static_cast<ptrdiff_t>(line * rows.keys), rows.keys, wide.begin() + static_cast<ptrdiff_t>(line * capacity_));
+      std::copy_n(values.begin() + static_cast<ptrdiff_t>(line * rows.keys), rows.keys,
+                  wide.begin() + static_cast<ptrdiff_t>(line * capacity_));
     observer.on_value(step, position_, rows.positions.size(), std::span<const double>(wide));
   }
 
@@ -97,7 +104,8 @@ class RefereeBackend : public Backend {
     if (step.weight) a.weights = info(step.weight->dtype).short_name;
     return a;
   }
-  Result<std::unique_ptr<Session>> open(const Model& model, const Plan& plan, size_t capacity, Threads& threads) const override {
+  Result<std::unique_ptr<Session>> open(const Model& model, const Plan& plan, size_t capacity,
+                                        Threads& threads) const override {
     return std::make_unique<RefereeSession>(model, plan, capacity, threads);
   }
 };

@@ -42,28 +42,36 @@ void round_block_q8_0(std::span<double> block) {
   const float scale = max / 127.0F;
   const float inverse = 1.0F / scale;
   const auto stored = static_cast<double>(f16_to_f32(f32_to_f16(scale)));
-  for (double& x : block) x = stored * static_cast<double>(std::round(static_cast<float>(x) * inverse));
+  for (double& x : block)
+    x = stored * static_cast<double>(std::round(static_cast<float>(x) * inverse));
 }
 
 void round_block_q8_k(std::span<double> block) {
   float signed_max = 0;
   for (const double x : block)
-    if (std::fabs(static_cast<float>(x)) > std::fabs(signed_max)) signed_max = static_cast<float>(x);
+    if (std::fabs(static_cast<float>(x)) > std::fabs(signed_max))
+      signed_max = static_cast<float>(x);
   if (signed_max == 0) return;
   const float inverse = -127.0F / signed_max;
   const auto scale = static_cast<double>(1.0F / inverse);
   for (double& x : block)
-    x = scale * std::min(127.0, static_cast<double>(std::nearbyint(static_cast<float>(x) * inverse)));
+    x = scale *
+        std::min(127.0, static_cast<double>(std::nearbyint(static_cast<float>(x) * inverse)));
 }
 
 }  // namespace
 
 double round_to_f32(double x) { return static_cast<double>(static_cast<float>(x)); }
-double round_to_f16(double x) { return static_cast<double>(f16_to_f32(f32_to_f16(static_cast<float>(x)))); }
-double round_to_bf16(double x) { return static_cast<double>(bf16_to_f32(f32_to_bf16(static_cast<float>(x)))); }
+double round_to_f16(double x) {
+  return static_cast<double>(f16_to_f32(f32_to_f16(static_cast<float>(x))));
+}
+double round_to_bf16(double x) {
+  return static_cast<double>(bf16_to_f32(f32_to_bf16(static_cast<float>(x))));
+}
 
 bool is_known_rounding(const std::string& kind) {
-  for (const char* known : {"f64", "f32", "f16", "bf16", "int8/32", "int8/32/f16scale", "int8/256", "int8/row"})
+  for (const char* known :
+       {"f64", "f32", "f16", "bf16", "int8/32", "int8/32/f16scale", "int8/256", "int8/row"})
     if (kind == known) return true;
   return false;
 }
@@ -84,13 +92,15 @@ void round_row(const std::string& kind, std::span<double> row) {
   }
 }
 
-void rounding_deviation(const std::string& kind, std::span<const double> row, std::span<double> deviation) {
+void rounding_deviation(const std::string& kind, std::span<const double> row,
+                        std::span<double> deviation) {
   const double uniform = 1 / std::sqrt(12.0);
   if (kind == "f64" || kind == "f32") {
     std::ranges::fill(deviation, 0.0);
   } else if (kind == "f16" || kind == "bf16") {
     const double step = kind == "f16" ? 0x1p-10 : 0x1p-7;
-    for (size_t i = 0; i < row.size(); ++i) deviation[i] = std::max(std::fabs(row[i]) * step, kind == "f16" ? 0x1p-24 : 0.0) * uniform;
+    for (size_t i = 0; i < row.size(); ++i)
+      deviation[i] = std::max(std::fabs(row[i]) * step, kind == "f16" ? 0x1p-24 : 0.0) * uniform;
   } else {
     const size_t block = block_of(kind, row.size());
     for (size_t begin = 0; begin < row.size(); begin += block) {

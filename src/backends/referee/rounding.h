@@ -15,14 +15,15 @@ bool is_known_rounding(const std::string& kind);
 
 // Rounds a row in place. Block kinds need no whole number of blocks; the last one may be short.
 //   f32, f16, bf16    each value
-//   int8/32           scale = max|x|/127 in float, round half to even: plumb's own, exact to the bit
-//   int8/32/f16scale  as llama.cpp's Q8_0: the scale is kept as f16, values round half away from 0
-//   int8/256          as ggml's Q8_K: scale = signed max / -127 for 256 values
-//   int8/row          one scale for the row
+//   int8/32           scale = max|x|/127 in float, round half to even: plumb's own, exact to the
+//   bit int8/32/f16scale  as llama.cpp's Q8_0: the scale is kept as f16, values round half away
+//   from 0 int8/256          as ggml's Q8_K: scale = signed max / -127 for 256 values int8/row one
+//   scale for the row
 void round_row(const std::string& kind, std::span<double> row);
 
-// The standard deviation of the rounding error of each value, for judging a kind whose exact form is unknown:
-// a uniform error of one step has deviation step / sqrt(12).
-void rounding_deviation(const std::string& kind, std::span<const double> row, std::span<double> deviation);
+// The standard deviation of the rounding error of each value, for judging a kind whose exact form
+// is unknown: a uniform error of one step has deviation step / sqrt(12).
+void rounding_deviation(const std::string& kind, std::span<const double> row,
+                        std::span<double> deviation);
 
 }  // namespace plumb::referee

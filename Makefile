@@ -1,0 +1,31 @@
+# make demo: builds plumb and shows a verdict on a model with a fault in it. make test: builds and runs every test.
+# Both install what is missing with apt (sudo where needed); on another system they say what to install and go on.
+BUILD := build/release
+PLUMB := $(BUILD)/plumb
+MODEL := tests/models/tiny-stories-q4_k.gguf
+
+.PHONY: demo test build deps clean
+demo: build
+	@echo; echo "== The model against itself"; echo
+	$(PLUMB) compare $(MODEL) $(MODEL) -p "Once upon a time"
+	@echo; echo "== The model against a run of itself whose keys are rotated the wrong way in layer 1"; echo
+	$(PLUMB) compare $(MODEL) $(MODEL) -p "Once upon a time" --decode 24 --inject rope.pairing@layer.1.attn.k_rope --html demo-report.html; test $$? -eq 1
+	@echo; echo "The same as a page for a browser: demo-report.html"
+
+build: deps
+	@cmake --preset release > $(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }
+	@echo "Building (about three minutes on two processors the first time)…"
+	@cmake --build --preset release > $(BUILD).log 2>&1 || { tail -40 $(BUILD).log; exit 1; }
+
+test: deps
+	cmake --preset dev
+	cmake --build --preset dev
+	ctest --preset dev
+	@python3 tools/count_tests.py build/dev
+
+deps:
+	@mkdir -p build
+	@sh tools/install_dependencies.sh
+
+clean:
+	rm -rf build demo-report.html
