@@ -16,7 +16,7 @@ Result<int> run_audit(const AuditOptions& options) {
   Threads threads(options.threads == 0 ? available_processors() : options.threads);
   auto shared = std::make_shared<const Model>(std::move(model));
   Plan plan = make_plan(*shared);
-  Side side{"candidate", side_label(options.trace), shared, std::move(plan), std::move(trace)};
+  Side side{"baseline", side_label(options.trace), shared, std::move(plan), std::move(trace)};
   const auto result = audit(std::move(side), threads, [](size_t done, size_t all) {
     show_progress("replaying step", done, all);
   });

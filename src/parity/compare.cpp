@@ -113,37 +113,37 @@ std::string arithmetic_reason(const std::string& activations) {
   return "arithmetic." + name;
 }
 
-bool is_lossy(const Arithmetic& a) {
-  return (a.activations != "f32" && a.activations != "f64") || a.output == "f16" ||
-         a.output == "bf16";
-}
-
-std::string lossy_kind(const Arithmetic& a) {
-  return a.activations != "f32" && a.activations != "f64" ? a.activations : a.output;
+// What a step loses: the rounding of its inputs, which only products have, or of its result.
+std::string lossy_kind(const StepCheck& check, const Plan& plan) {
+  const auto& a = check.arithmetic;
+  const auto is_short = [](const std::string& type) { return type != "f32" && type != "f64"; };
+  const bool product = std::ranges::any_of(check.segment, [&](const std::string& name) {
+    return plan.steps[*plan.find(name)].op == Op::MatMul;
+  });
+  if (product && is_short(a.activations)) return a.activations;
+  return is_short(a.output) ? a.output : std::string();
 }
 
 // Steps that are right, in an arithmetic that loses something: one finding for each kind of it. In
 // a comparison only what the sides do not share needs to be explained.
-void add_arithmetic(Comparison& result) {
+void add_arithmetic(Comparison& result, const Plan& plan) {
   struct Seen {
     std::string first_step;
     size_t steps = 0;
-    bool declared = true;
+    bool declared = true, by_size = false;
   };
   std::map<std::pair<std::string, std::string>, Seen> seen;  // kind and side
   for (const auto& row : result.steps) {
     const auto* a = row.baseline && row.baseline->measured() ? &*row.baseline : nullptr;
     const auto* b = row.candidate && row.candidate->measured() ? &*row.candidate : nullptr;
     if ((a != nullptr && a->wrong()) || (b != nullptr && b->wrong())) continue;
-    if (a != nullptr && b != nullptr && lossy_kind(a->arithmetic) == lossy_kind(b->arithmetic))
-      continue;
+    if (a != nullptr && b != nullptr && lossy_kind(*a, plan) == lossy_kind(*b, plan)) continue;
     for (const auto& [check, side] : {std::pair(a, "baseline"), std::pair(b, "candidate")}) {
-      if (check == nullptr || !is_lossy(check->arithmetic) ||
-          (check->activations_by == "exact" && check->local == 0 && !check->declared))
-        continue;
-      auto& entry = seen[{lossy_kind(check->arithmetic), side}];
+      if (check == nullptr || lossy_kind(*check, plan).empty()) continue;
+      auto& entry = seen[{lossy_kind(*check, plan), side}];
       if (entry.steps++ == 0) entry.first_step = row.name;
       entry.declared = entry.declared && check->declared;
+      entry.by_size = entry.by_size || check->activations_by == "deviation";
     }
   }
   for (const auto& [key, entry] : seen) {
@@ -153,8 +153,9 @@ void add_arithmetic(Comparison& result) {
     finding.side = key.second;
     finding.reason = arithmetic_reason(key.first);
     finding.text = fmt::format(
-        "{} of its steps round their inputs to {} ({}); with that they are right", entry.steps,
-        key.first, entry.declared ? "declared" : "the tightest arithmetic that explains them");
+        "{} of its steps round to {} ({}); with that they are right{}", entry.steps, key.first,
+        entry.declared ? "declared" : "the tightest arithmetic that explains them",
+        entry.by_size ? ", as far as the size of that rounding lets one see" : "");
     finding.parameters = {{"steps", fmt::format("{}", entry.steps)}};
     result.findings.push_back(std::move(finding));
   }
@@ -177,25 +178,41 @@ std::string verdict_of(const StepRow& row, bool audit) {
   return "ok";
 }
 
-// A plan step is covered if it was judged itself or inside a segment that was judged.
-void count_coverage(Comparison& result, const Plan& plan) {
+// The steps that one side was judged at: by themselves or inside a segment, at every position.
+// Behind the last attention nothing reaches another position, and engines compute only the last one
+// there: that one must be.
+std::set<std::string> covered_by(const Comparison& result, const Plan& plan,
+                                 std::optional<StepCheck> StepRow::* side) {
+  size_t last_mix = 0;
+  for (size_t i = 0; i < plan.steps.size(); ++i)
+    if (plan.steps[i].op == Op::Mix) last_mix = i;
   std::set<std::string> covered;
   for (const auto& row : result.steps) {
-    bool measured = true;
-    std::vector<std::string> segment;
-    for (const auto* check : {&row.baseline, &row.candidate}) {
-      if (!*check) continue;
-      if (!(*check)->measured()) measured = false;
-      else if (segment.empty()) segment = (*check)->segment;
-    }
-    if (measured) covered.insert(segment.begin(), segment.end());
+    const auto& check = row.*side;
+    if (!check || !check->measured()) continue;
+    const bool all = check->positions.size() == result.positions;
+    const bool last = !check->positions.empty() &&
+                      static_cast<size_t>(check->positions.back()) + 1 == result.positions;
+    for (const auto& name : check->segment)
+      if (all || (last && *plan.find(name) > last_mix)) covered.insert(name);
   }
-  for (auto& row : result.steps)
-    if (row.verdict.starts_with("unmeasured") && covered.contains(row.name))
-      row.verdict = "judged inside a segment";
+  return covered;
+}
+
+void count_coverage(Comparison& result, const Plan& plan) {
+  auto covered = covered_by(result, plan, &StepRow::baseline);
+  if (!result.audit) {
+    const auto other = covered_by(result, plan, &StepRow::candidate);
+    std::erase_if(covered, [&](const std::string& name) { return !other.contains(name); });
+  }
+  for (auto& row : result.steps) {
+    const bool judged = covered.contains(row.name);
+    if (row.verdict.starts_with("unmeasured") && judged) row.verdict = "judged inside a segment";
+    if (row.verdict.starts_with("ok") && !judged)
+      row.verdict = "unmeasured: not judged at every position";
+  }
   result.of = plan.steps.size();
-  result.measured = static_cast<size_t>(std::ranges::count_if(
-      plan.steps, [&](const Step& step) { return covered.contains(step.name); }));
+  result.measured = covered.size();
 }
 
 void judge_coverage(Comparison& result) {
@@ -206,11 +223,10 @@ void judge_coverage(Comparison& result) {
   finding.reason = "steps.unmeasured";
   for (const auto& row : result.steps)
     if (row.verdict.starts_with("unmeasured") && finding.step.empty()) {
-      const auto& check = row.baseline && !row.baseline->measured() ? row.baseline : row.candidate;
       finding.step = row.name;
-      finding.text =
-          fmt::format("{} of {} steps could not be judged; the first is {}: {}",
-                      result.of - result.measured, result.of, row.name, check->unmeasured);
+      finding.text = fmt::format("{} of {} steps could not be judged; the first is {}: {}",
+                                 result.of - result.measured, result.of, row.name,
+                                 row.verdict.substr(std::string("unmeasured: ").size()));
     }
   if (finding.text.empty())
     finding.text =
@@ -405,7 +421,7 @@ Comparison compare(Side baseline, Side candidate, std::optional<NoiseFloor> floo
   if (same_steps(a.plan, b.plan)) {
     replay_both(result, threads, progress);
     count_coverage(result, a.plan);
-    add_arithmetic(result);
+    add_arithmetic(result, a.plan);
     judge_coverage(result);
   } else if (std::ranges::none_of(result.findings, [](const Finding& f) {
                return f.kind == "static" && !is_rounding(f);
@@ -455,7 +471,7 @@ Comparison audit(Side side, Threads& threads, const Progress& progress) {
       result.steps.push_back(std::move(row));
     }
     count_coverage(result, only.plan);
-    add_arithmetic(result);
+    add_arithmetic(result, only.plan);
     judge_coverage(result);
   }
   conclude(result);

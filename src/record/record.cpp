@@ -94,8 +94,9 @@ Result<TraceLayout> plan_trace(const RunSetup& setup, std::vector<Token> tokens,
              {"sha256", setup.model.sha256}};
   p.created = now();
   for (const auto& step : setup.plan.steps) {
-    if (!choice.takes(step)) continue;
+    // Of all steps: what was not recorded is replayed with those that were.
     p.arithmetic.emplace_back(step.name, setup.backend.arithmetic(step));
+    if (!choice.takes(step)) continue;
     std::vector<uint64_t> shape = {tokens.size(), step.width};
     if (is_on_request(step.op)) shape = {tokens.size(), step.attention.heads, tokens.size()};
     const auto dtype = setup.backend.arithmetic(step).output == "f64" ? DType::F64 : DType::F32;

@@ -11,18 +11,22 @@
 namespace plumb {
 namespace {
 
-// Six deviations: of 10^8 values (a 7B model, 100 positions) less than one right value in ten runs
-// lies outside, even if every deviation below were exact; they are upper estimates.
+// Six deviations: one right value in 5 * 10^8 would lie outside if every deviation below were
+// exact. They are upper estimates; a 7B model has 3 * 10^8 values at 100 positions.
 constexpr double kSigmas = 6;
 const double kUniform =
     1 / std::sqrt(3.0);             // deviation of a rounding error that is uniform in [-u, u]
 constexpr double kTiny = 0x1p-149;  // half the smallest float, twice: results near zero
 constexpr size_t kBlock = 32;
 
-double output_rounding(double y, const Units& u) { return u.output * std::fabs(y) + kTiny; }
+double output_rounding(double y, const Units& u) {
+  // Below the smallest normal number the spacing is fixed: 2^-24 in half precision.
+  return std::max(u.output * std::fabs(y), u.output == 0x1p-11 ? 0x1p-25 : 0) + kTiny;
+}
 
-// A sum of n products in any order and any split: partial sums of a random order have mean square
-// k/n S2 + (k/n)^2 y^2, each addition rounds one of them, each product rounds once.
+// A sum of n products in an order that has nothing to do with their signs, in any split: its
+// partial sums have mean square k/n S2 + (k/n)^2 y^2, each addition rounds one of them, each
+// product once.
 double sum_bound(double n, double squares, double y, double u) {
   return kSigmas * kUniform * u * std::sqrt(n * (squares / 2 + y * y / 3) + squares);
 }
@@ -232,7 +236,8 @@ void bound_element_wise(const Job& job) {
       b = b * std::fabs(job.inputs[1].value[i]) + std::fabs(x) * job.in_bound(1, i) +
           b * job.in_bound(1, i);
     else if (job.step.op == Op::Silu)
-      b = 1.1 * b + job.u.accumulate * (std::fabs(x) + 8) * y;  // 1.1: the steepest slope
+      b = 0x1p-120 + 1.1 * b +
+          job.u.accumulate * (std::fabs(x) + 8) * y;  // 1.1: the steepest slope
     job.bound[i] = b + 2 * job.u.accumulate * y + output_rounding(y, job.u);
   }
 }
@@ -250,8 +255,10 @@ Units units_of(const Arithmetic& arithmetic) {
 }
 
 double cheap_matmul_bound(const Step& step, double y, const Arithmetic& arithmetic) {
+  if (step.bias) return 0;  // what the sum was before the bias is not known here
   const Units u = units_of(arithmetic);
-  return sum_bound(static_cast<double>(step.weight->columns), 0, y, u.accumulate) +
+  return std::fabs(step.gain) *
+             sum_bound(static_cast<double>(step.weight->columns), 0, y, u.accumulate) +
          output_rounding(y, u);
 }
 
@@ -260,6 +267,7 @@ double matmul_bound(const Step& step, std::span<const float> weight_row, std::sp
   const Units u = units_of(arithmetic);
   const size_t n = weight_row.size();
   double squares = 0;
+  double product = 0;
   for (size_t begin = 0; begin < n; begin += kBlock) {
     const size_t end = std::min(n, begin + kBlock);
     double largest = 0;
@@ -271,11 +279,12 @@ double matmul_bound(const Step& step, std::span<const float> weight_row, std::sp
       const double w =
           has_offset(step.weight->dtype) ? 2 * largest : static_cast<double>(weight_row[i]);
       squares += w * w * x[i] * x[i];
+      product += static_cast<double>(weight_row[i]) * x[i];
     }
   }
   // The weights of block types are products of scales themselves: two roundings more for each term.
   const double own =
-      sum_bound(static_cast<double>(n), squares, y, u.accumulate) +
+      sum_bound(static_cast<double>(n), squares, product, u.accumulate) +
       (is_quantized(step.weight->dtype) ? kSigmas * kUniform * 2 * u.accumulate * std::sqrt(squares)
                                         : 0);
   double rounding = 0;
@@ -285,8 +294,9 @@ double matmul_bound(const Step& step, std::span<const float> weight_row, std::sp
     for (size_t i = 0; i < n; ++i)
       rounding += std::pow(static_cast<double>(weight_row[i]) * sigma[i], 2);
   }
-  return std::max(1.0, std::fabs(step.gain)) * (own + kSigmas * std::sqrt(rounding)) +
-         (step.bias ? 2 * u.accumulate * std::fabs(y) : 0) + output_rounding(y, u);
+  return std::fabs(step.gain) * (own + kSigmas * std::sqrt(rounding)) +
+         (step.bias ? 2 * u.accumulate * (std::fabs(product) + std::fabs(y)) : 0) +
+         output_rounding(y, u);
 }
 
 std::vector<double> error_bound(const Step& step, std::span<const BoundedValue> inputs,
@@ -307,7 +317,7 @@ std::vector<double> error_bound(const Step& step, std::span<const BoundedValue> 
     case Op::Multiply:
     case Op::Silu: bound_element_wise(job); break;
   }
-  if (std::fabs(step.gain) > 1)
+  if (step.gain != 1)
     for (double& b : bound) b *= std::fabs(step.gain);
   return bound;
 }

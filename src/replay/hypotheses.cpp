@@ -58,11 +58,12 @@ double best_ratio(const ReplayedStep& wrong) {
 struct Search {
   const Replayer& replayer;
   const ReplayedStep& wrong;
+  StepCheck way;  // the wrong step under the arithmetic that is tried
   Explanation best = {};
 
   // True if the variant reproduces what was recorded.
   bool try_variant(size_t replaced, const FaultVariant& variant, const std::string& name) {
-    const auto& check = wrong.check;
+    const auto& check = way;
     // Most guesses fail at the first wrong position already; only one that does not is tried on
     // all.
     if (check.positions.size() > 2) {
@@ -105,7 +106,7 @@ struct Search {
       Step variant = step;
       variant.attention.scale = std::exp(log_scale);
       const double local =
-          replayer.check_as(wrong.check, scores, variant, {wrong.check.worst_position}).check.local;
+          replayer.check_as(way, scores, variant, {way.worst_position}).check.local;
       return std::isfinite(local) ? local : INFINITY;
     };
     const double right = std::log(step.attention.scale);
@@ -177,21 +178,31 @@ std::map<std::string, std::string> find_clues(const ReplayedStep& wrong) {
   return clues;
 }
 
+// Everything that is known to go wrong, for each step of the segment; then a constant factor, then
+// a scale that has to be searched.
+bool search_all(Search& search) {
+  const auto& plan = search.replayer.plan();
+  const auto& check = search.wrong.check;
+  for (const auto& name : check.segment)
+    if (search.try_catalogue(*plan.find(name))) return true;
+  if (search.try_ratio()) return true;
+  for (const auto& name : check.segment) {
+    const size_t at = *plan.find(name);
+    if (plan.steps[at].op == Op::Scores && at != check.step && search.try_scale(at)) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 Explanation explain(const Replayer& replayer, const ReplayedStep& wrong) {
-  Search search{replayer, wrong};
   const auto& check = wrong.check;
+  Search search{replayer, wrong, check};
   bool found = false;
-  for (const auto& name : check.segment) {
-    if (found) break;
-    found = search.try_catalogue(*replayer.plan().find(name));
-  }
-  if (!found) found = search.try_ratio();
-  for (const auto& name : check.segment) {
-    const size_t at = *replayer.plan().find(name);
-    if (!found && replayer.plan().steps[at].op == Op::Scores && at != check.step)
-      found = search.try_scale(at);
+  for (const auto& way : replayer.ways_to_judge(check)) {
+    if (found || way.activations_by == "deviation") continue;  // too wide to prove anything
+    search.way = way;
+    found = search_all(search);
   }
   auto& best = search.best;
   best.clues = find_clues(wrong);

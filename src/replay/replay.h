@@ -57,6 +57,9 @@ class Replayer {
   ReplayedStep check_as(const StepCheck& wrong, size_t replaced, const Step& variant,
                         const std::vector<int32_t>& positions) const;
 
+  // The wrong step under each arithmetic that could be meant, the tightest first.
+  std::vector<StepCheck> ways_to_judge(const StepCheck& wrong) const;
+
   const Model& model() const { return model_; }
   const Plan& plan() const { return plan_; }
   const Trace& trace() const { return trace_; }
@@ -69,13 +72,21 @@ class Replayer {
   };
   struct Evaluation;
   std::vector<Attempt> attempts(size_t step) const;
-  std::vector<int32_t> supported(size_t step) const;
+  std::vector<Attempt> declared_attempts(size_t step, const Arithmetic& declared) const;
+  Arithmetic arithmetic_for(size_t step, const Evaluation& how, size_t target) const;
+  std::string unknown_arithmetic(size_t step) const;
+  bool is_made_of(size_t step, const std::string& type) const;
+  std::vector<int32_t> from_inputs(size_t step) const;
   std::vector<int32_t> judged_positions(size_t step) const;
+  std::vector<size_t> segment_of(size_t step) const;
   BoundedValue read(size_t step, const std::vector<int32_t>& positions) const;
   void ignore_unseen(const Attention& attention, const std::vector<int32_t>& positions,
                      BoundedValue& weights) const;
-  BoundedValue evaluate(size_t step, const std::vector<int32_t>& positions, bool recorded_ok,
-                        Evaluation& how) const;
+  std::vector<BoundedValue> inputs_of(const Step& step, const std::vector<int32_t>& positions,
+                                      Evaluation& how, size_t target) const;
+  BoundedValue evaluate(size_t step, const std::vector<int32_t>& positions, Evaluation& how,
+                        size_t target) const;
+  void refuse_wide_bounds(const BoundedValue& value, StepCheck& check) const;
   ReplayedStep judge(size_t step, const Attempt& attempt, std::vector<int32_t> positions,
                      std::optional<std::pair<size_t, Step>> variant) const;
   void judge_values(ReplayedStep& result, const Step& step, const BoundedValue& value,
@@ -89,7 +100,8 @@ class Replayer {
   const Plan& plan_;
   const Trace& trace_;
   Threads& threads_;
-  std::vector<const TraceStep*> recorded_;  // of each step of the plan, or null
+  std::vector<const TraceStep*> recorded_;       // of each step of the plan, or null
+  std::vector<std::vector<int32_t>> supported_;  // where each value is recorded or can be computed
   std::string kv_cache_;
 };
 

@@ -235,6 +235,73 @@ TEST(Laws, UndeclaredArithmeticIsFound) {
   EXPECT_EQ(result.findings[0].reason, "arithmetic.int8_per_32");
 }
 
+// Steps that were not recorded are replayed with the next one, each in its own arithmetic.
+TEST(Laws, AnyRecordedPartOfACleanRunIsNeverCalledWrong) {
+  const std::vector<std::vector<std::string>> parts = {
+      {"embedding", "layer.*.attn.*", "layer.*.ffn.norm", "layer.*.ffn.glu", "layer.*.ffn.out",
+       "layer.*residual", "final.norm", "logits"},
+      {"layer.*.residual", "logits", "embedding"},
+      {"*.q_rope", "*.k_rope", "*.norm", "*.v"},
+      {"logits"}};
+  for (const auto& patterns : parts)
+    for (const bool declared : {true, false}) {
+      auto side = side_of("candidate", {.steps = {patterns}});
+      if (!declared) side.trace.provenance.arithmetic.clear();
+      Threads threads(2);
+      const auto result = audit(side, threads, [](size_t, size_t) {});
+      EXPECT_NE(result.verdict, Verdict::Different) << patterns[0] << ": " << result.why;
+      EXPECT_NE(result.verdict, Verdict::Same) << patterns[0];  // int8 at best, unmeasured at worst
+    }
+}
+
+// A fault in rows that were not kept must not hide behind the rows that were.
+TEST(Laws, APositionThatIsMissingIsUnmeasured) {
+  auto side = side_of("candidate", {.inject = {"rope.missing@layer.1.attn.k_rope"}});
+  auto& step = side.trace.steps.at("layer.1.attn.k_rope");
+  step.positions.resize(1);
+  step.view.shape[0] = 1;
+  step.view.bytes = step.view.bytes.first(step.width() * sizeof(float));
+  Threads threads(1);
+  EXPECT_EQ(audit(side, threads, [](size_t, size_t) {}).verdict, Verdict::Unmeasured);
+}
+
+// A small fault is no rounding to a short type: the values are not made of that type's numbers.
+TEST(Laws, AFaultIsNotTakenForUndeclaredRounding) {
+  for (const char* fault : {"norm.epsilon@layer.1.attn.norm:0.01", "norm.epsilon@final.norm:0.05",
+                            "value.scaled@layer.2.ffn.glu:1.0002"}) {
+    auto side = side_of("candidate", {.inject = {fault}});
+    side.trace.provenance.arithmetic.clear();
+    side.trace.provenance.engine.clear();
+    Threads threads(2);
+    const auto result = audit(side, threads, [](size_t, size_t) {});
+    EXPECT_EQ(result.verdict, Verdict::Different) << fault << ": " << result.why;
+    ASSERT_FALSE(result.findings.empty());
+    EXPECT_EQ(result.findings[0].reason,
+              std::string(fault).substr(0, std::string(fault).find('@')));
+  }
+}
+
+TEST(Laws, WhichSideIsFirstChangesNoVerdict) {
+  const StepChoice part{{"embedding", "layer.*.attn.*", "layer.*.ffn.norm", "layer.*.ffn.glu",
+                         "layer.*.ffn.out", "layer.*residual", "final.norm", "logits"}};
+  const auto one = compare_runs({}, {.steps = part});
+  const auto other = compare_runs({.steps = part}, {});
+  EXPECT_EQ(one.verdict, other.verdict);
+  EXPECT_EQ(one.measured, other.measured);
+}
+
+// Words of a declaration that nobody here knows are no reason to pass.
+TEST(Laws, UnknownArithmeticIsUnmeasured) {
+  for (const auto& unknown : {Arithmetic{"q4_k", "fp8e4m3/tensor", "f32", "f32"},
+                              Arithmetic{"q4_k", "int8/32", "f24", "f32"},
+                              Arithmetic{"q4_k", "int8/32", "f32", "posit16"}}) {
+    auto side = side_of("candidate", {});
+    side.trace.provenance.arithmetic = {{"*", unknown}};
+    Threads threads(1);
+    EXPECT_EQ(audit(side, threads, [](size_t, size_t) {}).verdict, Verdict::Unmeasured);
+  }
+}
+
 TEST(Laws, ASwitchThatEngagesNothingIsAnError) {
   const auto model = tiny_model();
   Plan plan = make_plan(*model);

@@ -126,7 +126,8 @@ void rotate(const Job& job) {
 // A copy of K or V, rounded to the type of the cache.
 std::vector<double> cached(const Matrix& m, const std::string& kv_cache) {
   std::vector<double> copy(m.data, m.data + m.rows * m.width);
-  round_row(kv_cache, copy);
+  for (size_t r = 0; r < m.rows; ++r)
+    round_row(kv_cache, std::span(copy).subspan(r * m.width, m.width));
   return copy;
 }
 

@@ -27,7 +27,10 @@ float largest(std::span<const double> block) {
 
 void round_block_even(std::span<double> block) {
   const float max = largest(block);
-  if (max == 0) return;
+  if (max < 0x1p-119F) {  // 127 / max would overflow: a block of such values is zero
+    std::ranges::fill(block, 0.0);
+    return;
+  }
   const float scale = max / 127.0F;
   const float inverse = 127.0F / max;
   for (double& x : block) {
