@@ -39,6 +39,36 @@ int nesting_depth(std::string_view text) {
   return deepest;
 }
 
+// Looks for an object with a key twice. The parser's own callback could do it, but takes time that
+// grows with the square of the objects in an array: 3 MB of them would take an hour.
+struct DuplicateFinder : nlohmann::json_sax<json> {
+  std::vector<std::set<std::string>> open;  // the keys of each object that has not ended
+  std::optional<std::string> twice;
+
+  bool start_object(size_t) override {
+    open.emplace_back();
+    return true;
+  }
+  bool end_object() override {
+    open.pop_back();
+    return true;
+  }
+  bool key(std::string& name) override {
+    if (!open.back().insert(name).second) twice = name;
+    return true;
+  }
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(int64_t) override { return true; }
+  bool number_unsigned(uint64_t) override { return true; }
+  bool number_float(double, const std::string&) override { return true; }
+  bool string(std::string&) override { return true; }
+  bool binary(json::binary_t&) override { return true; }
+  bool start_array(size_t) override { return true; }
+  bool end_array() override { return true; }
+  bool parse_error(size_t, const std::string&, const json::exception&) override { return false; }
+};
+
 Result<std::vector<uint64_t>> read_numbers(const json& value, std::string_view what) {
   if (!value.is_array()) return fail(ErrorCode::Corrupt, fmt::format("{} is not an array", what));
   std::vector<uint64_t> numbers;
@@ -118,29 +148,19 @@ Result<json> parse_json_object(std::string_view text, std::string_view what, int
   if (nesting_depth(text) > max_depth)
     return fail(ErrorCode::Corrupt,
                 fmt::format("{} is nested deeper than {} levels", what, max_depth));
-  std::vector<std::set<std::string>> names;  // of each object that is open
-  std::optional<std::string> twice;
   json value;
   try {
-    value = json::parse(text, [&](int depth, json::parse_event_t event, json& parsed) {
-      const auto level = static_cast<size_t>(depth);
-      if (event == json::parse_event_t::object_start) {
-        names.resize(level + 1);
-        names[level].clear();
-      } else if (event == json::parse_event_t::key &&
-                 !names[level - 1].insert(parsed.get<std::string>()).second) {
-        twice = parsed.get<std::string>();
-      }
-      return true;
-    });
+    value = json::parse(text);
   } catch (const json::exception& error) {
-    constexpr size_t kMaxText =
-        200;  // it repeats what it could not read, which may be the whole file
+    constexpr size_t kMaxText = 200;  // it repeats what it could not read, maybe the whole file
     return fail(ErrorCode::Corrupt, fmt::format("{} is not valid JSON: {}", what,
                                                 std::string(error.what()).substr(0, kMaxText)));
   }
-  if (twice)
-    return fail(ErrorCode::Corrupt, fmt::format("the name '{}' stands twice in {}", *twice, what));
+  DuplicateFinder finder;
+  json::sax_parse(text, &finder);
+  if (finder.twice)
+    return fail(ErrorCode::Corrupt,
+                fmt::format("the name '{}' stands twice in {}", *finder.twice, what));
   if (!value.is_object())
     return fail(ErrorCode::Corrupt, fmt::format("{} is not a JSON object", what));
   return value;

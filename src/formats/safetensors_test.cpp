@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -123,6 +124,15 @@ TEST(Safetensors, RefusesDeepJson) {
   // Brackets in strings are no nesting.
   const std::string brackets = R"({"__metadata__":{"k":"[[[[[[[[[[\"[["}})";
   EXPECT_TRUE(parse_safetensors(buffer(file(brackets, 0))).has_value());
+}
+
+TEST(Safetensors, ManyObjectsTakeNoLongTime) {
+  // Guards against a parser that takes the square of their number: these would take minutes.
+  std::string header = "{\"a\":[{}";
+  for (int i = 0; i < 300'000; ++i) header += ",{}";
+  const auto start = std::chrono::steady_clock::now();
+  expect_refusal(file(header + "]}", 0), {"tensor 'a'", "needs 'dtype'"});
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(30));
 }
 
 TEST(Safetensors, RefusesANameTwice) {

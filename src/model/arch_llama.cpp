@@ -18,6 +18,10 @@ Result<void> refuse_unsupported(const MetadataReader& metadata) {
     return fail(ErrorCode::Unsupported,
                 fmt::format("llama.expert_count is {}: mixtures of experts are not supported yet",
                             experts));
+  TRY_ASSIGN(const auto causal, metadata.flag("llama.attention.causal"));
+  if (causal && !*causal)
+    return fail(ErrorCode::Unsupported,
+                "llama.attention.causal is false: attention to later positions is not supported");
   TRY_ASSIGN(const auto scaling, metadata.text_or("llama.rope.scaling.type", "none"));
   if (scaling != "none" && scaling != "linear")
     return fail(ErrorCode::Unsupported,

@@ -148,8 +148,10 @@ void write_table(std::string& out, const Comparison& c, bool all) {
   if (!all && rows.empty()) {  // Nothing is wrong: the rows that come closest to their bound.
     for (const auto& row : c.steps)
       if (row.verdict != "judged inside a segment") rows.push_back(&row);
-    std::ranges::stable_sort(
-        rows, [](const auto* a, const auto* b) { return local_of(*a) > local_of(*b); });
+    // Rows lie in the order of the steps: equal ones keep it.
+    std::ranges::sort(rows, [](const auto* a, const auto* b) {
+      return std::pair(-local_of(*a), a) < std::pair(-local_of(*b), b);
+    });
     if (rows.size() > 4) rows.resize(4);
   }
   if (rows.empty()) return;
