@@ -7,6 +7,16 @@
 
 using namespace plumb::cli;
 
+namespace {
+
+bool has_command(const CLI::App& program, const std::string& name) {
+  for (const auto* command : program.get_subcommands({}))
+    if (command->get_name() == name) return true;
+  return false;
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_DFL);  // A closed pipe ends the program quietly.
   CLI::App program(
@@ -23,6 +33,10 @@ int main(int argc, char** argv) {
   add_trace(program, chosen);
   add_compare(program, chosen);
   add_audit(program, chosen);
+  if (argc > 1 && argv[1][0] != '-' && !has_command(program, argv[1])) {
+    fmt::print(stderr, "plumb: there is no command '{}'\nTry 'plumb --help'.\n", argv[1]);
+    return kCouldNotRun;
+  }
   try {
     program.parse(argc, argv);
   } catch (const CLI::Success& success) {

@@ -172,6 +172,9 @@ Result<SafetensorsContent> parse_safetensors(std::span<const std::byte> bytes) {
                 fmt::format("{} bytes are too short for a safetensors header", bytes.size()));
   ByteReader reader(bytes);
   TRY_ASSIGN(const uint64_t header_size, reader.read<uint64_t>());
+  if (header_size > reader.remaining() && (bytes.size() < 9 || bytes[8] != std::byte{'{'}))
+    return fail(ErrorCode::Corrupt,
+                "not a safetensors file: a header size and '{' are expected at its start");
   if (header_size > reader.remaining())
     return fail(ErrorCode::Corrupt,
                 fmt::format("the header of {} bytes runs past the end of the file ({} left)",

@@ -274,7 +274,11 @@ void conclude(Comparison& result) {
   } else if (has(result, {"arithmetic", "static"})) {
     result.verdict = Verdict::Explained;
     const auto* finding = first_of(result, {"static", "arithmetic"});
-    result.why = fmt::format("the same function; the difference is explained: {}", finding->text);
+    result.why =
+        fmt::format("{}: {}",
+                    result.audit ? "every step does what the model file asks for, with a named loss"
+                                 : "the same function; the difference is explained",
+                    finding->text);
   } else {
     result.verdict = Verdict::Same;
     result.why = result.audit ? "every step does what the model file asks for"

@@ -269,6 +269,9 @@ Result<Trace> open_trace(const std::filesystem::path& path) {
   if (!file) return std::unexpected(std::move(file.error()).within(path.string()));
   auto owner = std::make_shared<const MappedFile>(std::move(*file));
   const auto bytes = owner->bytes();
+  if (bytes.size() >= 4 && std::memcmp(bytes.data(), "GGUF", 4) == 0)
+    return fail(ErrorCode::Usage,
+                fmt::format("{}: this is a model (GGUF), expected a trace", path.string()));
   auto trace = parse_trace(bytes, owner, path.filename().string());
   if (!trace) return std::unexpected(std::move(trace.error()).within(path.string()));
   return trace;
