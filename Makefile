@@ -7,9 +7,9 @@ MODEL := tests/models/tiny-stories-q4_k.gguf
 .PHONY: demo test build deps clean
 demo: build
 	@echo; echo "== The model against itself"; echo
-	$(PLUMB) compare $(MODEL) $(MODEL) -p "Once upon a time"
-	@echo; echo "== The model against a run of itself whose keys are rotated the wrong way in layer 1"; echo
-	$(PLUMB) compare $(MODEL) $(MODEL) -p "Once upon a time" --decode 24 --inject rope.pairing@layer.1.attn.k_rope --html demo-report.html; test $$? -eq 1
+	$(PLUMB) compare $(MODEL) $(MODEL) -p "One sunny day"
+	@echo; echo "== The model against a run of itself whose queries are rotated the wrong way in layer 0"; echo
+	$(PLUMB) compare $(MODEL) $(MODEL) -p "One sunny day" --decode 24 --inject rope.pairing@layer.0.attn.q_rope --html demo-report.html; test $$? -eq 1
 	@echo; echo "The same as a page for a browser: demo-report.html"
 
 build: deps

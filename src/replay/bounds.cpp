@@ -193,8 +193,8 @@ void bound_mix(const Job& job) {
         double carried = 0;
         double seen = 0;
         for (size_t key = 0; key < keys; ++key) {
-          if (!referee::in_cache(job.rows, r, key)) continue;
           const size_t w = (r * a.heads + h) * keys + key;
+          if (!referee::mixes(a, job.rows, r, key, job.inputs[0].value[w])) continue;
           const size_t v =
               referee::cache_row(a, key) * v_width + referee::kv_head_of(a, h) * a.head_dim + i;
           const double product = job.inputs[0].value[w] * job.inputs[1].value[v];

@@ -197,6 +197,28 @@ TEST(Laws, OneNanIsFound) {
   }
 }
 
+// What follows an infinity inherits it: only the step that made it is wrong.
+TEST(Laws, AnInfinityIsInherited) {
+  const auto model = tiny_model();
+  const Plan plan = make_plan(*model);
+  Plan broken = plan;
+  broken.steps[*plan.find("layer.1.attn.v")].edit =
+      ValueEdit{.position = 3, .channel = 5, .multiply = 1, .add = INFINITY};
+  for (const auto& choice : {StepChoice{}, StepChoice{{"*"}}}) {
+    const auto backend = backend_of("best");
+    Threads threads(2);
+    const auto fed = greedy_tokens();
+    const RunSetup setup{*model, broken, *backend, threads};
+    auto layout = plan_trace(setup, fed, story_tokens().size(), choice, {}).value();
+    auto writer = TraceWriter::to_memory("t", std::move(layout)).value();
+    EXPECT_TRUE(record(setup, fed, story_tokens().size(), *writer));
+    Side side{"candidate", "t", model, plan, writer->finish_in_memory().value()};
+    const auto result = audit(std::move(side), threads, [](size_t, size_t) {});
+    EXPECT_EQ(result.verdict, Verdict::Different);
+    EXPECT_EQ(wrong_steps(result), std::vector<std::string>{"layer.1.attn.v"});
+  }
+}
+
 TEST(Laws, ATraceOfAnotherModelFileIsNotComparable) {
   auto side = side_of("candidate", {});
   side.trace.provenance.model["sha256"] = std::string(64, '0');

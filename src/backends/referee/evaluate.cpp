@@ -184,7 +184,7 @@ void mix(const Job& job, const std::string& kv_cache) {
       const double* w = job.inputs[0].row(r) + h * keys;
       double* y = &job.out[r * job.step.width + h * a.head_dim];
       for (size_t key = 0; key < keys; ++key) {
-        if (!in_cache(job.rows, r, key)) continue;  // Keys that the mask hides have weight 0.
+        if (!mixes(a, job.rows, r, key, w[key])) continue;
         const double* row = v.data() + cache_row(a, key) * v_width + kv_head_of(a, h) * a.head_dim;
         for (size_t i = 0; i < a.head_dim; ++i) y[i] += w[key] * row[i];
       }
@@ -223,6 +223,11 @@ double rope_angle(const Rope& rope, int32_t position, size_t pair) {
 
 bool in_cache(const Rows& rows, size_t row, size_t key) {
   return key < std::max(rows.visible[row], static_cast<size_t>(rows.positions[row]) + 1);
+}
+
+bool mixes(const Attention& attention, const Rows& rows, size_t row, size_t key, double weight) {
+  if (!in_cache(rows, row, key)) return false;
+  return weight != 0 || sees(attention, rows.positions[row], rows.visible[row], key);
 }
 
 bool sees(const Attention& attention, int32_t position, size_t visible, size_t key) {

@@ -38,6 +38,9 @@ double rope_angle(const Rope& rope, int32_t position, size_t pair);
 
 // Whether `key` was in the cache when the row was computed.
 bool in_cache(const Rows& rows, size_t row, size_t key);
+// Whether `key` takes part in a mix: the mask gives a hidden key the weight 0, and then what lies
+// in the cache for it, perhaps no number, is not touched.
+bool mixes(const Attention& attention, const Rows& rows, size_t row, size_t key, double weight);
 // Whether the query at `position` (which had `visible` keys in its cache) sees `key`.
 bool sees(const Attention& attention, int32_t position, size_t visible, size_t key);
 size_t kv_head_of(const Attention& attention, size_t head);
