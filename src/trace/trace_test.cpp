@@ -396,7 +396,7 @@ TEST(Trace, RefusesANameTwice) {
 
 TEST(Trace, RefusesOtherFiles) {
   // Guards against weights, or a trace of a later version, that are judged as a trace.
-  expect_refusal(std::string("GGUF\3\0\0\0", 8), {"runs past the end"});
+  expect_refusal(std::string("GGUF\3\0\0\0", 8), {"not a safetensors file"});
   expect_refusal(std::string(), {"too short"});
   File weights;
   weights.add_floats("logits", {3, 4});
