@@ -143,13 +143,15 @@ class CpuSession : public Session {
     const float* a = input(i, 0);
     const float* b = step.inputs.size() > 1 ? input(i, 1) : nullptr;
     float* out = values(i);
+    // Found before the threads start: what they share they only read.
+    const float* vector = step.op == Op::RmsNorm || step.op == Op::Bias ? vector_of(step) : nullptr;
     each_row(rows_of(i), [&](size_t r) {
       const size_t at = r * n;
       switch (step.op) {
         case Op::RmsNorm:
-          kernels_.rmsnorm(out + at, a + at, gamma(step), n, static_cast<float>(step.epsilon));
+          kernels_.rmsnorm(out + at, a + at, vector, n, static_cast<float>(step.epsilon));
           break;
-        case Op::Bias: kernels_.add(out + at, a + at, vectors_[step.weight.get()].data(), n); break;
+        case Op::Bias: kernels_.add(out + at, a + at, vector, n); break;
         case Op::Add: kernels_.add(out + at, a + at, b + at, n); break;
         case Op::Multiply: kernels_.multiply(out + at, a + at, b + at, n); break;
         default: kernels_.silu(out + at, a + at, n); break;
@@ -164,7 +166,8 @@ class CpuSession : public Session {
     });
   }
 
-  const float* gamma(const Step& step) {
+  // The weight of a norm or a bias, or ones for a norm that leaves its weight out (a fault).
+  const float* vector_of(const Step& step) {
     if (step.use_gamma) return vectors_.at(step.weight.get()).data();
     if (ones_.size() < step.width) ones_.assign(step.width, 1.0F);
     return ones_.data();
