@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
 
 namespace plumb {
@@ -42,6 +43,37 @@ TEST(Catalogue, NoVariantOfARotationIsTheRightOne) {
       ++variants;
     }
   EXPECT_GE(variants, 10U);
+}
+
+// The tiny model of the repository has no biases, so the fault tests cannot inject this one.
+TEST(Catalogue, ASkippedBiasAddsNothing) {
+  auto bias = std::make_shared<Weight>();
+  bias->name = "blk.0.attn_q.bias";
+  bias->rows = 1;
+  bias->columns = 3;
+  bias->storage.assign(3 * sizeof(float), std::byte{0x3F});
+  bias->bytes = bias->storage;
+  const Model model;
+  Plan plan;
+  plan.steps = {{.op = Op::Bias, .name = "layer.0.attn.q", .width = 3, .weight = bias},
+                {.op = Op::MatMul, .name = "layer.0.attn.out", .width = 3, .bias = bias},
+                {.op = Op::MatMul, .name = "layer.0.ffn.up", .width = 3}};
+  const auto fault = std::ranges::find(fault_catalogue(), "bias.skipped", &Fault::name);
+  ASSERT_NE(fault, fault_catalogue().end());
+  const auto variants_at = [&](size_t step) {
+    return fault->variants({.model = model,
+                            .plan = plan,
+                            .step = step,
+                            .parameter = {},
+                            .first_position = {},
+                            .fitted_epsilons = {}});
+  };
+  ASSERT_EQ(variants_at(0).size(), 1U);
+  EXPECT_EQ(variants_at(0)[0].step.weight->values(), std::vector<float>(3, 0.0F));
+  EXPECT_NE(bias->values()[0], 0);  // the model's own is untouched
+  ASSERT_EQ(variants_at(1).size(), 1U);
+  EXPECT_EQ(variants_at(1)[0].step.bias, nullptr);
+  EXPECT_TRUE(variants_at(2).empty());  // no bias to skip
 }
 
 }  // namespace
