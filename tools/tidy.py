@@ -20,9 +20,10 @@ MAY_INCLUDE = {
     "record": {"core", "formats", "model", "trace", "backends"},
     "faults": {"core", "quant", "model", "trace"},
     "replay": {"core", "quant", "model", "trace", "faults", "backends/referee"},
-    "parity": {"core", "quant", "model", "trace", "replay"},
-    "report": {"core", "trace", "parity"},
-    "cli": {"core", "model", "trace", "faults", "backends", "backends/cpu", "backends/referee", "record", "replay", "parity", "report"},
+    "parity": {"core", "quant", "formats", "model", "trace", "replay"},
+    "inspect": {"core", "quant", "formats", "model"},
+    "report": {"core", "formats", "model", "trace", "parity", "inspect"},
+    "cli": {"core", "quant", "formats", "model", "trace", "faults", "backends", "backends/cpu", "backends/referee", "record", "replay", "parity", "inspect", "report"},
 }
 # A level file is compiled for a newer processor: an inline function of the standard library must not come from there.
 LEVEL_INCLUDES = re.compile(r"immintrin\.h|std(def|int)\.h|math\.h|string\.h|float\.h|quant/blocks\.h|backends/cpu/kernels[a-z0-9_]*\.h")

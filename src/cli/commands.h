@@ -50,6 +50,7 @@ int report_error(const Error& error);
 
 // Each command adds itself to the program; its result is the exit code.
 using Command = std::function<int()>;
+void add_inspect(CLI::App& program, Command& chosen);
 void add_run(CLI::App& program, Command& chosen);
 void add_trace(CLI::App& program, Command& chosen);
 void add_compare(CLI::App& program, Command& chosen);

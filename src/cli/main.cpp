@@ -29,6 +29,7 @@ int main(int argc, char** argv) {
       "Exit: 0 same or pass, 1 different, 2 not comparable or not measured, 3 could not "
       "run.\n'plumb COMMAND --help' shows a command's options.");
   Command chosen;
+  add_inspect(program, chosen);
   add_run(program, chosen);
   add_trace(program, chosen);
   add_compare(program, chosen);

@@ -29,5 +29,20 @@ class MappedFile {
 
 // The SHA-256 of bytes, as 64 lower-case hexadecimal digits.
 std::string sha256_hex(std::span<const std::byte> bytes);
+std::string sha256_hex(std::span<const std::span<const std::byte>> parts);  // one after the other
+
+// The same, of bytes that come one piece after another.
+class Sha256 {
+ public:
+  Sha256();
+  Sha256(const Sha256&) = delete;
+  Sha256& operator=(const Sha256&) = delete;
+  ~Sha256();
+  void add(std::span<const std::byte> bytes);
+  std::string hex();  // ends it
+
+ private:
+  void* state_;
+};
 
 }  // namespace plumb

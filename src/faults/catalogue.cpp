@@ -198,9 +198,13 @@ Variants weights_nibbles(const FaultContext& c) {
 Variants weights_block_type(const FaultContext& c) {
   const Step& right = step_of(c);
   if (right.op != Op::MatMul || !is_quantized(right.weight->dtype)) return {};
-  const auto file = c.model.file->file.bytes();
   const auto* data = right.weight->bytes.data();
-  if (data < file.data() || data >= file.data() + file.size()) return {};
+  std::span<const std::byte> file;  // the one that holds the tensor
+  for (const auto& part : c.model.file->parts)
+    if (const auto bytes = part.file.bytes();
+        data >= bytes.data() && data < bytes.data() + bytes.size())
+      file = bytes;
+  if (file.empty()) return {};
   const auto left = static_cast<size_t>(file.data() + file.size() - data);
   const size_t count = right.weight->rows * right.weight->columns;
   Variants all;

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <bit>
 #include <limits>
+#include <optional>
+#include <regex>
 #include <set>
 
 #include "core/byte_reader.h"
@@ -16,46 +18,6 @@ namespace {
 // Nested arrays are in the text of the format; no file in use goes deeper than this.
 constexpr int kMaxArrayDepth = 4;
 constexpr uint64_t kDefaultAlignment = 32;
-// The largest arrays in use are vocabularies and merges, below 10^6 values. A value takes 40 bytes
-// here, so a hostile array of single bytes would cost 40 times the file without this limit.
-constexpr uint64_t kMaxArrayValues = 4'000'000;
-
-enum ValueType : uint32_t {
-  kU8 = 0,
-  kI8,
-  kU16,
-  kI16,
-  kU32,
-  kI32,
-  kF32,
-  kBool,
-  kString,
-  kArray,
-  kU64,
-  kI64,
-  kF64
-};
-
-// Bytes that one value of the type takes at least: what a claimed count is checked against.
-uint64_t smallest_size(uint32_t type) {
-  switch (type) {
-    case kU8:
-    case kI8:
-    case kBool: return 1;
-    case kU16:
-    case kI16: return 2;
-    case kU32:
-    case kI32:
-    case kF32: return 4;
-    case kU64:
-    case kI64:
-    case kF64:
-    case kString: return 8;
-    case kArray: return 12;
-    default: return 0;
-  }
-}
-
 std::string removed_type_name(uint32_t id) {
   switch (id) {
     case 4: return "Q4_2, removed in 2023";
@@ -71,32 +33,20 @@ std::string removed_type_name(uint32_t id) {
 }
 
 std::string known_type_name(uint32_t id) {
-  static const std::map<uint32_t, std::string> names = {
-      {6, "Q5_0"},   {7, "Q5_1"},    {9, "Q8_1"},     {10, "Q2_K"},   {11, "Q3_K"},
-      {13, "Q5_K"},  {15, "Q8_K"},   {16, "IQ2_XXS"}, {17, "IQ2_XS"}, {18, "IQ3_XXS"},
-      {19, "IQ1_S"}, {20, "IQ4_NL"}, {21, "IQ3_S"},   {22, "IQ2_S"},  {23, "IQ4_XS"},
-      {29, "IQ1_M"}, {34, "TQ1_0"},  {35, "TQ2_0"},   {39, "MXFP4"},  {40, "NVFP4"}};
-  const auto found = names.find(id);
-  return found == names.end() ? std::string() : found->second;
-}
-
-std::string printable(std::string_view text) {
-  std::string out;
-  for (const char c : text.substr(0, 80)) {
-    if (c >= 32 && c < 127) out += c;
-    else out += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+  switch (id) {
+    case 41: return "Q1_0";
+    case 42: return "Q2_0";
+    default: return {};
   }
-  return out;
 }
 
-Result<std::string> read_string(ByteReader& reader) {
+Result<std::string_view> read_string(ByteReader& reader) {
   TRY_ASSIGN(const uint64_t size, reader.read<uint64_t>());
   if (size > reader.remaining())
     return fail(ErrorCode::Corrupt,
                 fmt::format("a string of {} bytes runs past the end of the file ({} left)", size,
                             reader.remaining()));
-  TRY_ASSIGN(const auto text, reader.read_text(size));
-  return std::string(text);
+  return reader.read_text(size);
 }
 
 template <class T>
@@ -112,66 +62,84 @@ Result<MetadataValue> read_number(ByteReader& reader) {
   }
 }
 
-Result<MetadataValue> read_value(ByteReader& reader, uint32_t type, int depth);
+Result<bool> read_bool(ByteReader& reader) {
+  TRY_ASSIGN(const auto value, reader.read<uint8_t>());
+  if (value > 1)
+    return fail(ErrorCode::Corrupt, fmt::format("a bool must be 0 or 1, found {}", value));
+  return value == 1;
+}
 
-Result<MetadataValue> read_array(ByteReader& reader, int depth) {
+Result<std::pair<GgufType, uint64_t>> read_array_head(ByteReader& reader, int depth) {
   if (depth >= kMaxArrayDepth)
     return fail(ErrorCode::Unsupported,
                 fmt::format("arrays are nested deeper than {}", kMaxArrayDepth));
-  TRY_ASSIGN(const uint32_t type, reader.read<uint32_t>());
+  TRY_ASSIGN(const uint32_t id, reader.read<uint32_t>());
   TRY_ASSIGN(const uint64_t count, reader.read<uint64_t>());
+  const auto type = static_cast<GgufType>(id);
   const uint64_t each = smallest_size(type);
   if (each == 0)
-    return fail(ErrorCode::Corrupt, fmt::format("an array of the unknown metadata type {}", type));
+    return fail(ErrorCode::Corrupt, fmt::format("an array of the unknown metadata type {}", id));
   if (count > reader.remaining() / each)
     return fail(ErrorCode::Corrupt,
                 fmt::format("an array of {} values cannot fit in the {} bytes that are left", count,
                             reader.remaining()));
-  if (count > kMaxArrayValues)
-    return fail(ErrorCode::Unsupported,
-                fmt::format("an array of {} values, at most {} are read", count, kMaxArrayValues));
-  auto array = std::make_shared<MetadataArray>();
-  array->values.reserve(count);  // growing by doubling would hold three times as much
+  return std::pair(type, count);
+}
+
+// Checks an array's values and goes past them; they are decoded when somebody asks for them.
+Result<void> walk_values(ByteReader& reader, GgufType type, uint64_t count, int depth) {
+  if (type != GgufType::Bool && type != GgufType::String && type != GgufType::Array)
+    return reader.skip(count * smallest_size(type));
   for (uint64_t i = 0; i < count; ++i) {
-    TRY_ASSIGN(auto value, read_value(reader, type, depth + 1));
-    array->values.push_back(std::move(value));
+    if (type == GgufType::Bool) {
+      TRY(read_bool(reader));
+    } else if (type == GgufType::String) {
+      TRY(read_string(reader));
+    } else {
+      TRY_ASSIGN(const auto inner, read_array_head(reader, depth + 1));
+      TRY(walk_values(reader, inner.first, inner.second, depth + 1));
+    }
   }
-  return MetadataValue(std::shared_ptr<const MetadataArray>(std::move(array)));
+  return {};
 }
 
-Result<MetadataValue> read_value(ByteReader& reader, uint32_t type, int depth) {
-  switch (type) {
-    case kU8: return read_number<uint8_t>(reader);
-    case kI8: return read_number<int8_t>(reader);
-    case kU16: return read_number<uint16_t>(reader);
-    case kI16: return read_number<int16_t>(reader);
-    case kU32: return read_number<uint32_t>(reader);
-    case kI32: return read_number<int32_t>(reader);
-    case kU64: return read_number<uint64_t>(reader);
-    case kI64: return read_number<int64_t>(reader);
-    case kF32: return read_number<float>(reader);
-    case kF64: return read_number<double>(reader);
-    case kBool: {
-      TRY_ASSIGN(const auto value, reader.read<uint8_t>());
-      if (value > 1)
-        return fail(ErrorCode::Corrupt, fmt::format("a bool must be 0 or 1, found {}", value));
-      return MetadataValue(value == 1);
-    }
-    case kString: {
-      TRY_ASSIGN(auto text, read_string(reader));
-      return MetadataValue(std::move(text));
-    }
-    case kArray: return read_array(reader, depth);
-    default:
-      return fail(
-          ErrorCode::Corrupt,
-          fmt::format("unknown metadata type {} (known: 0 to 12); nothing after it can be read",
-                      type));
-  }
+Result<MetadataValue> read_array(ByteReader& reader, std::span<const std::byte> file) {
+  TRY_ASSIGN(const auto head, read_array_head(reader, 0));
+  const size_t begin = reader.offset();
+  TRY(walk_values(reader, head.first, head.second, 0));
+  return MetadataValue(std::make_shared<const MetadataArray>(
+      head.first, head.second, file.subspan(begin, reader.offset() - begin)));
 }
 
-Result<void> read_metadata(ByteReader& reader, uint64_t count,
-                           std::map<std::string, MetadataValue>& metadata) {
+Result<MetadataValue> read_value(ByteReader& reader, uint32_t id, std::span<const std::byte> file) {
+  switch (static_cast<GgufType>(id)) {
+    case GgufType::U8: return read_number<uint8_t>(reader);
+    case GgufType::I8: return read_number<int8_t>(reader);
+    case GgufType::U16: return read_number<uint16_t>(reader);
+    case GgufType::I16: return read_number<int16_t>(reader);
+    case GgufType::U32: return read_number<uint32_t>(reader);
+    case GgufType::I32: return read_number<int32_t>(reader);
+    case GgufType::U64: return read_number<uint64_t>(reader);
+    case GgufType::I64: return read_number<int64_t>(reader);
+    case GgufType::F32: return read_number<float>(reader);
+    case GgufType::F64: return read_number<double>(reader);
+    case GgufType::Bool: {
+      TRY_ASSIGN(const bool value, read_bool(reader));
+      return MetadataValue(value);
+    }
+    case GgufType::String: {
+      TRY_ASSIGN(const auto text, read_string(reader));
+      return MetadataValue(std::string(text));
+    }
+    case GgufType::Array: return read_array(reader, file);
+  }
+  return fail(ErrorCode::Corrupt,
+              fmt::format("unknown metadata type {} (known: 0 to 12); nothing after it can be read",
+                          id));
+}
+
+Result<void> read_metadata(ByteReader& reader, uint64_t count, std::span<const std::byte> file,
+                           Metadata& metadata) {
   for (uint64_t i = 0; i < count; ++i) {
     const auto place = fmt::format("metadata entry {} of {}", i + 1, count);
     auto key = read_string(reader);
@@ -182,9 +150,9 @@ Result<void> read_metadata(ByteReader& reader, uint64_t count,
                   fmt::format("{}: a key has 1 to 65535 bytes, found {}", place, key->size()));
     auto type = reader.read<uint32_t>();
     if (!type) return std::unexpected(std::move(type.error()).within(named));
-    auto value = read_value(reader, *type, 0);
+    auto value = read_value(reader, *type, file);
     if (!value) return std::unexpected(std::move(value.error()).within(named));
-    if (!metadata.emplace(*key, std::move(*value)).second)
+    if (!metadata.emplace(std::string(*key), std::move(*value)).second)
       return fail(ErrorCode::Corrupt,
                   named + ": this key was given before; which one holds is unknown");
   }
@@ -200,15 +168,16 @@ Result<DType> read_dtype(ByteReader& reader) {
         fmt::format("block type {} ({}) is no longer in use; convert the model again", id, name));
   if (const auto name = known_type_name(id); !name.empty())
     return fail(ErrorCode::Unsupported,
-                fmt::format("block type {} ({}) is not supported yet; supported: F32 F16 BF16 Q4_0 "
-                            "Q4_1 Q8_0 Q4_K Q6_K",
+                fmt::format("block type {} ({}) is not supported: its block layout would be needed; "
+                            "convert the model to another type",
                             id, name));
-  return fail(ErrorCode::Unsupported, fmt::format("unknown block type {}", id));
+  return fail(ErrorCode::Unsupported, fmt::format("unknown block type {} (known: 0 to 42)", id));
 }
 
 Result<TensorEntry> read_tensor_entry(ByteReader& reader, uint64_t& relative_offset) {
   TensorEntry entry;
-  TRY_ASSIGN(entry.name, read_string(reader));
+  TRY_ASSIGN(const auto name, read_string(reader));
+  entry.name = name;
   const auto rest = [&]() -> Result<void> {
     TRY_ASSIGN(const uint32_t dims, reader.read<uint32_t>());
     if (dims > 4)
@@ -236,11 +205,11 @@ Result<TensorEntry> read_tensor_entry(ByteReader& reader, uint64_t& relative_off
 Result<void> place_tensor(TensorEntry& entry, uint64_t relative_offset, uint64_t start,
                           uint64_t alignment, std::span<const std::byte> bytes) {
   const auto count = element_count(entry.view.shape);
-  uint64_t size = 0;
-  if (!count || __builtin_mul_overflow(*count / info(entry.view.dtype).block_elements,
-                                       info(entry.view.dtype).block_bytes, &size))
+  const auto needed = count ? tensor_bytes(entry.view.dtype, *count) : std::nullopt;
+  if (!needed)
     return fail(ErrorCode::Corrupt, fmt::format("the size of its shape {} overflows 64 bits",
                                                 to_text(entry.view.shape)));
+  const uint64_t size = *needed;
   if (relative_offset % alignment != 0)
     return fail(ErrorCode::Corrupt,
                 fmt::format("its offset {} is not a multiple of the alignment {}", relative_offset,
@@ -271,7 +240,7 @@ Result<void> check_overlaps(const std::vector<TensorEntry>& tensors) {
   return {};
 }
 
-Result<uint64_t> read_alignment(const std::map<std::string, MetadataValue>& metadata) {
+Result<uint64_t> read_alignment(const Metadata& metadata) {
   const auto found = metadata.find("general.alignment");
   if (found == metadata.end()) return kDefaultAlignment;
   const auto* value = std::get_if<int64_t>(&found->second);
@@ -321,7 +290,7 @@ Result<GgufContent> parse_gguf(std::span<const std::byte> bytes) {
     return fail(ErrorCode::Corrupt,
                 fmt::format("{} metadata entries cannot fit in a file of {} bytes", metadata_count,
                             bytes.size()));
-  TRY(read_metadata(reader, metadata_count, content.metadata));
+  TRY(read_metadata(reader, metadata_count, bytes, content.metadata));
   TRY_ASSIGN(const uint64_t alignment, read_alignment(content.metadata));
 
   std::vector<uint64_t> offsets;
@@ -350,32 +319,121 @@ Result<GgufContent> parse_gguf(std::span<const std::byte> bytes) {
   return content;
 }
 
-Result<ModelFile> open_gguf(const std::filesystem::path& path) {
+namespace {
+
+struct SplitName {
+  std::string stem;  // before "-00001-of-00003.gguf"
+  size_t number = 0, count = 0;
+};
+
+// NAME-00001-of-00003.gguf, as the tools that split a model name its parts.
+std::optional<SplitName> split_name(const std::filesystem::path& path) {
+  static const std::regex pattern(R"((.*)-(\d{5})-of-(\d{5})\.gguf)");
+  std::smatch match;
+  const auto name = path.filename().string();
+  if (!std::regex_match(name, match, pattern)) return std::nullopt;
+  return SplitName{match[1], std::stoul(match[2]), std::stoul(match[3])};
+}
+
+std::filesystem::path split_path(const std::filesystem::path& path, const SplitName& name,
+                                 size_t number) {
+  return path.parent_path() / fmt::format("{}-{:05}-of-{:05}.gguf", name.stem, number, name.count);
+}
+
+std::optional<int64_t> whole_number(const Metadata& metadata, const std::string& key) {
+  const auto found = metadata.find(key);
+  if (found == metadata.end()) return std::nullopt;
+  const auto* value = std::get_if<int64_t>(&found->second);
+  return value == nullptr ? std::nullopt : std::optional(*value);
+}
+
+// Opens one file and adds its tensors; its metadata is returned.
+Result<GgufContent> add_part(ModelFile& model, const std::filesystem::path& path) {
   auto file = MappedFile::open(path);
   if (!file) return std::unexpected(std::move(file.error()).within(path.string()));
   auto content = parse_gguf(file->bytes());
   if (!content) return std::unexpected(std::move(content.error()).within(path.string()));
-  return ModelFile{path, fmt::format("GGUF v{}", content->version), std::move(*file),
-                   std::move(content->metadata), std::move(content->tensors)};
+  std::set<std::string_view> known;
+  for (const auto& tensor : model.tensors) known.insert(tensor.name);
+  for (auto& tensor : content->tensors)
+    if (known.contains(tensor.name))
+      return fail(ErrorCode::Corrupt, fmt::format("{}: tensor '{}' is in another split too",
+                                                  path.string(), printable(tensor.name)));
+  for (auto& tensor : content->tensors) {
+    tensor.part = model.parts.size();
+    model.tensors.push_back(std::move(tensor));
+  }
+  content->tensors.clear();
+  model.parts.push_back({path, std::move(*file)});
+  return content;
 }
 
-std::string to_text(const MetadataValue& value) {
-  struct Visitor {
-    std::string operator()(bool v) const { return v ? "true" : "false"; }
-    std::string operator()(int64_t v) const { return fmt::format("{}", v); }
-    std::string operator()(uint64_t v) const { return fmt::format("{}", v); }
-    std::string operator()(double v) const { return fmt::format("{:.9g}", v); }
-    std::string operator()(const std::string& v) const {
-      return fmt::format("'{}'{}", printable(v), v.size() > 80 ? "…" : "");
-    }
-    std::string operator()(const std::shared_ptr<const MetadataArray>& v) const {
-      std::string text = fmt::format("array of {} [", v->values.size());
-      for (size_t i = 0; i < std::min<size_t>(v->values.size(), 4); ++i)
-        text += (i ? ", " : "") + to_text(v->values[i]);
-      return text + (v->values.size() > 4 ? ", …]" : "]");
-    }
+Result<void> check_split(const GgufContent& content, const std::filesystem::path& path,
+                         size_t number, size_t count) {
+  const auto split = whole_number(content.metadata, "split.no");
+  const auto splits = whole_number(content.metadata, "split.count");
+  if (split == static_cast<int64_t>(number) - 1 && splits == static_cast<int64_t>(count)) return {};
+  const auto text = [](std::optional<int64_t> value) {
+    return value ? fmt::format("{}", *value) : std::string("absent");
   };
-  return std::visit(Visitor{}, value);
+  return fail(ErrorCode::Corrupt,
+              fmt::format("{}: the name says split {} of {}, but split.no is {} (counted from 0) "
+                          "and split.count is {}",
+                          path.string(), number, count, text(split), text(splits)));
+}
+
+Result<void> add_splits(ModelFile& model, const SplitName& name) {
+  for (size_t number = 1; number <= name.count; ++number) {
+    const auto path = split_path(model.path, name, number);
+    auto content = add_part(model, path);
+    if (!content && content.error().code == ErrorCode::NotFound)
+      return fail(ErrorCode::NotFound,
+                  fmt::format("{}: this split of {} is not there; all must lie in one folder",
+                              path.string(), name.count));
+    if (!content) return std::unexpected(content.error());
+    TRY(check_split(*content, path, number, name.count));
+    if (number == 1) {
+      model.format_text = fmt::format("GGUF v{}, {} splits", content->version, name.count);
+      model.metadata = std::move(content->metadata);
+    } else {
+      for (auto& [key, value] : content->metadata)
+        if (!key.starts_with("split.")) model.metadata.emplace(key, std::move(value));
+    }
+  }
+  const auto total = whole_number(model.metadata, "split.tensors.count");
+  if (total && *total != static_cast<int64_t>(model.tensors.size()))
+    return fail(ErrorCode::Corrupt,
+                fmt::format("{}: split.tensors.count says {} tensors, the {} splits hold {}",
+                            model.path.string(), *total, name.count, model.tensors.size()));
+  return {};
+}
+
+}  // namespace
+
+Result<ModelFile> open_gguf(const std::filesystem::path& path) {
+  ModelFile model;
+  model.path = path;
+  model.format = FileFormat::Gguf;
+  TRY_ASSIGN(auto content, add_part(model, path));
+  const auto count = whole_number(content.metadata, "split.count");
+  if (!count || *count <= 1) {
+    model.format_text = fmt::format("GGUF v{}", content.version);
+    model.metadata = std::move(content.metadata);
+    return model;
+  }
+  const auto name = split_name(path);
+  if (!name)
+    return fail(ErrorCode::Unsupported,
+                fmt::format("{}: this is split {} of {} of a model, but its name does not end in "
+                            "-00001-of-{:05}.gguf, so the others cannot be found; rename it",
+                            path.string(),
+                            whole_number(content.metadata, "split.no").value_or(-1) + 1, *count,
+                            *count));
+  ModelFile whole;
+  whole.path = path;
+  whole.format = FileFormat::Gguf;
+  TRY(add_splits(whole, *name));
+  return whole;
 }
 
 }  // namespace plumb

@@ -10,6 +10,8 @@
 
 #include "core/byte_reader.h"
 #include "core/check.h"
+#include "core/partial_file.h"
+#include "formats/metadata.h"
 
 namespace plumb {
 namespace {
@@ -94,7 +96,12 @@ Result<Entry> read_entry(const json& value, std::span<const std::byte> data) {
   Entry entry;
   const auto name = value["dtype"].get<std::string>();
   const auto dtype = dtype_of_safetensors(name);
-  if (!dtype) return fail(ErrorCode::Unsupported, fmt::format("unknown dtype '{}'", name));
+  if (!dtype && (name == "F8_E8M0" || name.starts_with("F4") || name.starts_with("F6_") ||
+                 name == "C64"))
+    return fail(ErrorCode::Unsupported,
+                fmt::format("dtype {} is not supported: save the tensor in another type", name));
+  if (!dtype)
+    return fail(ErrorCode::Unsupported, fmt::format("unknown dtype '{}'", printable(name)));
   entry.view.dtype = *dtype;
   TRY_ASSIGN(entry.view.shape, read_numbers(value["shape"], "its shape"));
   TRY_ASSIGN(const auto offsets, read_numbers(value["data_offsets"], "its data_offsets"));
@@ -232,6 +239,38 @@ std::string safetensors_header(std::vector<SafetensorsEntry>& entries,
   bytes += text;
   for (auto& entry : entries) entry.offset += bytes.size();
   return bytes;
+}
+
+Result<void> write_safetensors(const std::filesystem::path& path,
+                               const std::map<std::string, std::string>& metadata,
+                               std::span<const SafetensorsTensor> tensors) {
+  const auto written = [&]() -> Result<void> {
+    std::vector<SafetensorsEntry> entries;
+    std::set<std::string> names = {"__metadata__"};
+    for (const auto& tensor : tensors) {
+      const auto& view = tensor.view;
+      const auto place = fmt::format("tensor '{}': ", tensor.name);
+      if (info(view.dtype).safetensors.empty())
+        return fail(ErrorCode::Unsupported,
+                    fmt::format("{}safetensors has no type {}; turn it into F32 or F16 first", place,
+                                info(view.dtype).name));
+      if (!names.insert(tensor.name).second)
+        return fail(ErrorCode::Corrupt, place + "this name is taken");
+      const auto count = element_count(view.shape);
+      if (!count || tensor_bytes(view.dtype, *count) != view.bytes.size())
+        return fail(ErrorCode::Corrupt, fmt::format("{}shape {} does not take {} bytes", place,
+                                                    to_text(view.shape), view.bytes.size()));
+      entries.push_back({tensor.name, view.dtype, view.shape});
+    }
+    TRY_ASSIGN(auto file, PartialFile::create(path));
+    TRY(file.write(safetensors_header(entries, metadata)));
+    for (const auto& tensor : tensors) {
+      TRY(file.write(tensor.view.bytes));
+    }
+    return file.finish();
+  }();
+  if (!written) return std::unexpected(Error(written.error()).within(path.string()));
+  return {};
 }
 
 }  // namespace plumb

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <filesystem>
 #include <map>
 #include <nlohmann/json_fwd.hpp>
 #include <span>
@@ -35,5 +36,15 @@ struct SafetensorsEntry {
 };
 std::string safetensors_header(std::vector<SafetensorsEntry>& entries,
                                const std::map<std::string, std::string>& metadata);
+
+// Writes a whole file, to PATH.partial first, so that PATH never holds half of one. A type that
+// safetensors does not have, a name twice, bytes that do not fit the shape are errors.
+struct SafetensorsTensor {
+  std::string name;
+  TensorView view;
+};
+Result<void> write_safetensors(const std::filesystem::path& path,
+                               const std::map<std::string, std::string>& metadata,
+                               std::span<const SafetensorsTensor> tensors);
 
 }  // namespace plumb

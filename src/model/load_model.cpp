@@ -124,7 +124,7 @@ Result<Model> interpret(std::shared_ptr<const ModelFile> file) {
                 fmt::format("the tokenizer has {} tokens, token_embd.weight has {} rows",
                             model.tokenizer->size(), model.config.vocabulary));
   model.weight_types = describe_types(model);
-  model.sha256 = sha256_hex(file->file.bytes());
+  model.sha256 = sha256_of(*file);
   return model;
 }
 
@@ -170,7 +170,11 @@ Plan make_plan(const Model& model) {
 }
 
 Result<Model> load_model(const std::filesystem::path& path) {
-  TRY_ASSIGN(auto file, open_gguf(path));
+  TRY_ASSIGN(auto file, open_model_file(path));
+  if (file.format != FileFormat::Gguf)
+    return fail(ErrorCode::Unsupported,
+                fmt::format("{}: {} can be inspected, but not run yet; convert the model to GGUF",
+                            path.string(), file.format_text));
   auto model = interpret(std::make_shared<const ModelFile>(std::move(file)));
   if (!model) return std::unexpected(std::move(model.error()).within(path.string()));
   return model;

@@ -11,7 +11,8 @@ namespace {
 std::unexpected<Error> wrong(const std::string& key, const char* expected,
                              const MetadataValue& found) {
   return fail(ErrorCode::Corrupt,
-              fmt::format("metadata '{}' must be {}, found {}", key, expected, to_text(found)));
+              fmt::format("metadata '{}' must be {}, found {} ({})", key, expected, kind_of(found),
+                          to_text(found)));
 }
 
 std::unexpected<Error> missing(const std::string& key) {
@@ -78,12 +79,13 @@ Result<std::vector<std::string>> MetadataReader::texts(const std::string& key) c
   const auto* array = std::get_if<std::shared_ptr<const MetadataArray>>(value);
   if (array == nullptr) return wrong(key, "an array of strings", *value);
   std::vector<std::string> texts;
-  texts.reserve((*array)->values.size());
-  for (const auto& item : (*array)->values) {
+  texts.reserve((*array)->size());
+  (*array)->for_each([&](const MetadataValue& item) {
     const auto* text = std::get_if<std::string>(&item);
-    if (text == nullptr) return wrong(key, "an array of strings", *value);
-    texts.push_back(*text);
-  }
+    if (text != nullptr) texts.push_back(*text);
+    return text != nullptr;
+  });
+  if (texts.size() != (*array)->size()) return wrong(key, "an array of strings", *value);
   return texts;
 }
 
@@ -93,13 +95,15 @@ Result<std::vector<int32_t>> MetadataReader::integers(const std::string& key) co
   const auto* array = std::get_if<std::shared_ptr<const MetadataArray>>(value);
   if (array == nullptr) return wrong(key, "an array of whole numbers", *value);
   std::vector<int32_t> numbers;
-  numbers.reserve((*array)->values.size());
-  for (const auto& item : (*array)->values) {
+  numbers.reserve((*array)->size());
+  (*array)->for_each([&](const MetadataValue& item) {
     const auto* number = std::get_if<int64_t>(&item);
-    if (number == nullptr || *number < INT32_MIN || *number > INT32_MAX)
-      return wrong(key, "an array of 32-bit whole numbers", *value);
-    numbers.push_back(static_cast<int32_t>(*number));
-  }
+    const bool fits = number != nullptr && *number >= INT32_MIN && *number <= INT32_MAX;
+    if (fits) numbers.push_back(static_cast<int32_t>(*number));
+    return fits;
+  });
+  if (numbers.size() != (*array)->size())
+    return wrong(key, "an array of 32-bit whole numbers", *value);
   return numbers;
 }
 

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <cstring>
-
-#include "core/half.h"
 #include "quant/blocks.h"
 #include "quant/dequantize.h"
+#include "quant/fast_half.h"
+#include "quant/target_clones.h"
 
 namespace plumb {
 
-void dequantize_q4_0(const std::byte* source, size_t blocks, float* out) {
-  BlockQ4_0 block;
-  for (size_t b = 0; b < blocks; ++b, source += sizeof(block), out += 32) {
-    std::memcpy(&block, source, sizeof(block));
-    const float d = f16_to_f32(block.d);
+PLUMB_TARGET_CLONES
+void dequantize_q4_0(const std::byte* source, size_t blocks, float* __restrict out) {
+  for (size_t b = 0; b < blocks; ++b, source += sizeof(BlockQ4_0), out += 32) {
+    const auto& block = *reinterpret_cast<const BlockQ4_0*>(source);
+    const float d = half_to_float(block.d);
     for (size_t j = 0; j < 16; ++j) {
       out[j] = static_cast<float>((block.nibbles[j] & 15) - 8) * d;
       out[j + 16] = static_cast<float>((block.nibbles[j] >> 4) - 8) * d;

@@ -1,25 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <cstring>
-
-#include "core/half.h"
 #include "quant/blocks.h"
 #include "quant/dequantize.h"
+#include "quant/fast_half.h"
+#include "quant/target_clones.h"
 
 namespace plumb {
 
-void dequantize_q6_k(const std::byte* source, size_t blocks, float* out) {
-  BlockQ6_K block;
-  for (size_t b = 0; b < blocks; ++b, source += sizeof(block), out += 256) {
-    std::memcpy(&block, source, sizeof(block));
-    const float d = f16_to_f32(block.d);
-    for (size_t i = 0; i < 256; ++i) {
-      const size_t half = i / 128;
-      const size_t quarter = i % 128 / 32;
-      const uint8_t low = block.low[half * 64 + quarter % 2 * 32 + i % 32];
-      const uint8_t high = block.high[half * 32 + i % 32];
-      const int nibble = quarter < 2 ? low & 15 : low >> 4;
-      const int q = (nibble | ((high >> (2 * quarter) & 3) << 4)) - 32;
-      out[i] = d * static_cast<float>(block.scales[i / 16]) * static_cast<float>(q);
+PLUMB_TARGET_CLONES
+void dequantize_q6_k(const std::byte* source, size_t blocks, float* __restrict out) {
+  for (size_t b = 0; b < blocks; ++b, source += sizeof(BlockQ6_K), out += 256) {
+    const auto& block = *reinterpret_cast<const BlockQ6_K*>(source);
+    const float d = half_to_float(block.d);
+    for (size_t j = 0; j < 16; ++j) {
+      const size_t quarter = j % 8 / 2;
+      const float scale = d * static_cast<float>(block.scales[j]);
+      const uint8_t* low = block.low + j / 8 * 64 + quarter % 2 * 32 + j % 2 * 16;
+      const uint8_t* high = block.high + j / 8 * 32 + j % 2 * 16;
+      const size_t low_shift = quarter / 2 * 4;
+      for (size_t l = 0; l < 16; ++l) {
+        const int q = (low[l] >> low_shift & 15) | (high[l] >> (2 * quarter) & 3) << 4;
+        out[j * 16 + l] = scale * static_cast<float>(q - 32);
+      }
     }
   }
 }

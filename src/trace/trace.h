@@ -49,6 +49,8 @@ struct Trace {
 
 // Whether a file begins like safetensors; whether it is a trace, open_trace tells.
 bool is_trace_file(const std::filesystem::path& path);
+// Whether it is a safetensors file whose header names the trace format; false if it cannot be read.
+bool is_plumb_trace(const std::filesystem::path& path);
 Result<Trace> open_trace(const std::filesystem::path& path);
 Result<Trace> parse_trace(std::span<const std::byte> bytes, std::shared_ptr<const void> owner,
                           std::string label);

@@ -255,6 +255,14 @@ Result<Trace> parse_trace(std::span<const std::byte> bytes, std::shared_ptr<cons
   return trace;
 }
 
+bool is_plumb_trace(const std::filesystem::path& path) {
+  if (!is_trace_file(path)) return false;
+  const auto file = MappedFile::open(path);
+  if (!file) return false;
+  const auto content = parse_safetensors(file->bytes());
+  return content && content->metadata.contains("plumb.trace");
+}
+
 bool is_trace_file(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);
   std::array<char, 9> head{};

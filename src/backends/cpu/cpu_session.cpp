@@ -190,7 +190,7 @@ class CpuSession : public Session {
     const float* x = input(i, 0);
     float* out = values(i);
     const float* bias = step.bias ? vectors_.at(step.bias.get()).data() : nullptr;
-    const bool quantized = is_quantized(weight.dtype);
+    const bool quantized = has_int8_kernel(weight.dtype);
     if (quantized) quantize(step.inputs[0], x, rows, n);
     const Int8Rows int8_rows{int8_.data(), scales_.data(), sums_.data()};
     // Eight rows are a cache line of one output row: two threads never write into the same one.
@@ -198,11 +198,24 @@ class CpuSession : public Session {
       if (quantized)
         int8_kernel(weight.dtype)(out, step.width, weight.bytes.data(), begin, end, n, int8_rows,
                                   rows);
+      else if (is_quantized(weight.dtype)) widened_rows(out, step.width, weight, begin, end, x, rows);
       else float_kernel(weight.dtype)(out, step.width, weight.bytes.data(), begin, end, n, x, rows);
       if (bias == nullptr) return;
       for (size_t r = 0; r < rows; ++r)
         for (size_t j = begin; j < end; ++j) out[r * step.width + j] += bias[j];
     });
+  }
+
+  // A block type without a kernel of its own: a few rows at a time are turned into float.
+  void widened_rows(float* out, size_t width, const Weight& weight, size_t begin, size_t end,
+                    const float* x, size_t rows) const {
+    constexpr size_t kRows = 16;
+    std::vector<float> values(kRows * weight.columns);
+    for (size_t row = begin; row < end; row += kRows) {
+      const size_t count = std::min(kRows, end - row);
+      dequantize(weight.dtype, weight.row(row), count * weight.columns, values.data());
+      kernels_.matmul_f32(out + row, width, values.data(), 0, count, weight.columns, x, rows);
+    }
   }
 
   MatMulInt8 int8_kernel(DType dtype) const {
@@ -211,7 +224,8 @@ class CpuSession : public Session {
       case DType::Q4_1: return kernels_.matmul_q4_1;
       case DType::Q8_0: return kernels_.matmul_q8_0;
       case DType::Q4_K: return kernels_.matmul_q4_k;
-      default: return kernels_.matmul_q6_k;
+      case DType::Q6_K: return kernels_.matmul_q6_k;
+      default: CHECK(false);  // has_int8_kernel() says which types come here
     }
   }
   MatMulFloat float_kernel(DType dtype) const {

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "quant/blocks.h"
+#include "quant/dequantize.h"
+#include "quant/fast_half.h"
+#include "quant/k_scales.h"
+#include "quant/target_clones.h"
+
+namespace plumb {
+
+PLUMB_TARGET_CLONES
+void dequantize_q5_k(const std::byte* source, size_t blocks, float* __restrict out) {
+  for (size_t b = 0; b < blocks; ++b, source += sizeof(BlockQ5_K), out += 256) {
+    const auto& block = *reinterpret_cast<const BlockQ5_K*>(source);
+    const float d = half_to_float(block.d);
+    const float dmin = half_to_float(block.dmin);
+    const SubScales sub = unpack_scales(block.scales);
+    for (size_t j = 0; j < 8; j += 2) {
+      const float scale[2] = {d * static_cast<float>(sub.scale[j]),
+                              d * static_cast<float>(sub.scale[j + 1])};
+      const float min[2] = {dmin * static_cast<float>(sub.min[j]),
+                            dmin * static_cast<float>(sub.min[j + 1])};
+      const uint8_t* nibbles = block.nibbles + j * 16;
+      float* values = out + j * 32;
+      for (size_t l = 0; l < 32; ++l) {
+        const int low = (nibbles[l] & 15) | (block.high[l] >> j & 1) << 4;
+        const int upper = nibbles[l] >> 4 | (block.high[l] >> (j + 1) & 1) << 4;
+        values[l] = scale[0] * static_cast<float>(low) - min[0];
+        values[l + 32] = scale[1] * static_cast<float>(upper) - min[1];
+      }
+    }
+  }
+}
+
+}  // namespace plumb

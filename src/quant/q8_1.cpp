@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "quant/blocks.h"
+#include "quant/dequantize.h"
+#include "quant/fast_half.h"
+#include "quant/target_clones.h"
+
+namespace plumb {
+
+PLUMB_TARGET_CLONES
+void dequantize_q8_1(const std::byte* source, size_t blocks, float* __restrict out) {
+  for (size_t b = 0; b < blocks; ++b, source += sizeof(BlockQ8_1), out += 32) {
+    const auto& block = *reinterpret_cast<const BlockQ8_1*>(source);
+    const float d = half_to_float(block.d);
+    for (size_t j = 0; j < 32; ++j) out[j] = static_cast<float>(block.q[j]) * d;
+  }
+}
+
+}  // namespace plumb
