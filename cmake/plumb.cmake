@@ -1,5 +1,8 @@
 # plumb_library(NAME DEPS … SOURCES … TESTS …): one folder of src, its tests beside it.
 # *_avx2.cpp gets the flags of its level; all else is built for the base processor.
+# What most sources include: parsed once for each library, not once for each source.
+set(PLUMB_PRECOMPILED <fmt/format.h> <algorithm> <cmath> <filesystem> <functional> <map> <memory> <optional> <string> <vector>)
+
 function(plumb_library name)
   cmake_parse_arguments(ARG "HEADERS_ONLY" "FOLDER" "DEPS;LIBS;SOURCES;TESTS" ${ARGN})
   if(NOT ARG_FOLDER)
@@ -19,6 +22,10 @@ function(plumb_library name)
   else()
     add_library(plumb_${name} STATIC ${ARG_SOURCES})
     target_link_libraries(plumb_${name} PUBLIC ${ARG_DEPS} ${ARG_LIBS})
+    # Level files have flags of their own, with which the compiled headers do not go together.
+    if(NOT name STREQUAL cpu)
+      target_precompile_headers(plumb_${name} PRIVATE ${PLUMB_PRECOMPILED})
+    endif()
   endif()
   set_property(GLOBAL APPEND PROPERTY PLUMB_LIBRARIES plumb_${name})
   set_property(GLOBAL APPEND PROPERTY PLUMB_UNIT_TESTS ${ARG_TESTS})

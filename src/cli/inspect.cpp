@@ -65,7 +65,8 @@ std::optional<Range> parse_range(std::string_view text, uint64_t size) {
   return Range{*begin, *end};
 }
 
-Result<std::vector<Range>> parse_slice(const std::string& text, const std::vector<uint64_t>& shape) {
+Result<std::vector<Range>> parse_slice(const std::string& text,
+                                       const std::vector<uint64_t>& shape) {
   std::vector<Range> ranges;
   if (text.empty()) {  // the corner
     for (size_t d = 0; d < shape.size(); ++d)
@@ -94,9 +95,8 @@ Result<std::string> slice_text(const TensorView& view, const std::string& slice)
   uint64_t count = 1;
   for (const auto& range : ranges) count *= range.end - range.begin;
   if (count > kMostValues)
-    return fail(ErrorCode::Usage,
-                fmt::format("--slice '{}' has {} values, at most {} are printed", slice, count,
-                            kMostValues));
+    return fail(ErrorCode::Usage, fmt::format("--slice '{}' has {} values, at most {} are printed",
+                                              slice, count, kMostValues));
   std::string out;
   if (count == 0 || ranges.empty()) return out;
   std::vector<uint64_t> at;
@@ -169,7 +169,8 @@ Result<int> show_tensors(const ModelFile& file, const InspectOptions& options) {
   if (options.sort == "name") sort_by([](const auto& r) { return r.tensor->name; });
   if (options.sort == "size")
     sort_by([](const auto& r) { return -static_cast<int64_t>(r.tensor->view.bytes.size()); });
-  if (options.sort == "type") sort_by([](const auto& r) { return info(r.tensor->view.dtype).name; });
+  if (options.sort == "type")
+    sort_by([](const auto& r) { return info(r.tensor->view.dtype).name; });
   if (options.sort == "rms") sort_by([](const auto& r) { return -r.statistics->rms; });
   fmt::print("{}", tensors_text(rows, style()));
   return kPass;
@@ -214,8 +215,10 @@ Result<int> show_file(const ModelFile& file, const InspectOptions& options) {
   if (!options.verify) {
     const Verification structure{check_structure(file, summary.sizes), {}, 0, 0};
     if (options.json) {
-      fmt::print("{}", inspect_json(file, summary, {.tensors = options.tensors, .metadata = true,
-                                                    .issues = &structure.issues}));
+      fmt::print("{}",
+                 inspect_json(
+                     file, summary,
+                     {.tensors = options.tensors, .metadata = true, .issues = &structure.issues}));
     } else {
       fmt::print("{}{}", summary_text(file, summary, style()),
                  issues_text(structure.issues, style()));
@@ -224,8 +227,9 @@ Result<int> show_file(const ModelFile& file, const InspectOptions& options) {
   }
   const auto verification = verify_file(file, summary, options);
   if (options.json)
-    fmt::print("{}", inspect_json(file, summary, {.tensors = true, .metadata = false,
-                                                  .verification = &verification}));
+    fmt::print("{}",
+               inspect_json(file, summary,
+                            {.tensors = true, .metadata = false, .verification = &verification}));
   else
     fmt::print("{}{}", summary_text(file, summary, style()),
                verification_text(file, verification, options.hashes, style()));
@@ -248,7 +252,8 @@ Result<int> inspect(const InspectOptions& options) {
   const auto& path = options.files.front();
   if (is_plumb_trace(path)) {
     TRY_ASSIGN(const auto trace, open_trace(path));
-    fmt::print("{}", options.json ? trace_json(trace) : trace_text(trace, options.tensors, style()));
+    fmt::print("{}",
+               options.json ? trace_json(trace) : trace_text(trace, options.tensors, style()));
     return kPass;
   }
   TRY_ASSIGN(const auto file, open_model_file(path, {.verify_checksums = false}));
@@ -264,26 +269,35 @@ Result<int> inspect(const InspectOptions& options) {
 void add_inspect(CLI::App& program, Command& chosen) {
   auto options = std::make_shared<InspectOptions>();
   auto* app = program.add_subcommand(
-      "inspect", "What a model file or a trace holds, and whether it is sound; two files: what differs");
+      "inspect",
+      "What a model file or a trace holds, and whether it is sound; two files: what differs");
   app->add_option("FILE", options->files,
                   "Model: GGUF, APR, safetensors, index.json or a Hugging Face folder; or a trace")
       ->required()
       ->expected(1, 2);
-  app->add_flag("--verify", options->verify,
-                "Read every weight: NaN, infinite, zero, out of scale; checksums; sha256 of values");
-  app->add_flag("--no-hash", options->no_hash, "With --verify: no sha256, which is most of the time");
-  app->add_flag("--hashes", options->hashes, "With --verify: print the sha256 of each tensor's values");
+  app->add_flag(
+      "--verify", options->verify,
+      "Read every weight: NaN, infinite, zero, out of scale; checksums; sha256 of values");
+  app->add_flag("--no-hash", options->no_hash,
+                "With --verify: no sha256, which is most of the time");
+  app->add_flag("--hashes", options->hashes,
+                "With --verify: print the sha256 of each tensor's values");
   app->add_flag("--tensors", options->tensors, "List the tensors");
-  app->add_option("--filter", options->filter, "List the tensors whose name matches, such as '*attn_q*'");
+  app->add_option("--filter", options->filter,
+                  "List the tensors whose name matches, such as '*attn_q*'");
   app->add_option("--sort", options->sort, "Order of the list")
       ->check(CLI::IsMember({"file", "name", "size", "type", "rms"}))
       ->capture_default_str();
-  app->add_flag("--stats", options->statistics, "With the list: smallest, largest, mean, rms, zeros");
+  app->add_flag("--stats", options->statistics,
+                "With the list: smallest, largest, mean, rms, zeros");
   app->add_option("--tensor", options->tensor, "One tensor: statistics, histogram, values, sha256");
   app->add_option("--slice", options->slice, "With --tensor: the values to print, such as 0:4,0:8");
-  app->add_option("--metadata", options->metadata, "The value of a key; a pattern such as '*rope*' lists keys");
-  app->add_option("--context", options->context, "Tokens to count memory for; the model's own if not given");
-  app->add_option("--threads", options->threads, "Threads; 0: all processors")->check(CLI::Range(0, 1024));
+  app->add_option("--metadata", options->metadata,
+                  "The value of a key; a pattern such as '*rope*' lists keys");
+  app->add_option("--context", options->context,
+                  "Tokens to count memory for; the model's own if not given");
+  app->add_option("--threads", options->threads, "Threads; 0: all processors")
+      ->check(CLI::Range(0, 1024));
   app->add_flag("--all", options->all, "With two files: every difference, not merged over layers");
   app->add_flag("--json", options->json, "Print JSON");
   app->callback([options, &chosen] {

@@ -149,7 +149,8 @@ TEST(Sha256, KnownAnswers) {
   // Guards against a file identity that no other tool can repeat. Answers: FIPS 180-4.
   EXPECT_EQ(sha256_hex(bytes_of_text("abc")),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-  EXPECT_EQ(sha256_hex({}), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+  EXPECT_EQ(sha256_hex(std::span<const std::byte>{}),
+            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
 }
 
 class MappedFileTest : public testing::Test {

@@ -19,8 +19,8 @@ Result<PartialFile> PartialFile::create(const std::filesystem::path& path) {
   file.partial_ = path.string() + ".partial";
   file.fd_ = ::open(file.partial_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (file.fd_ < 0)
-    return fail(ErrorCode::Io, fmt::format("{}: cannot write: {}", file.partial_.string(),
-                                           std::strerror(errno)));
+    return fail(ErrorCode::Io,
+                fmt::format("{}: cannot write: {}", file.partial_.string(), std::strerror(errno)));
   return file;
 }
 

@@ -133,9 +133,9 @@ Result<MetadataValue> read_value(ByteReader& reader, uint32_t id, std::span<cons
     }
     case GgufType::Array: return read_array(reader, file);
   }
-  return fail(ErrorCode::Corrupt,
-              fmt::format("unknown metadata type {} (known: 0 to 12); nothing after it can be read",
-                          id));
+  return fail(
+      ErrorCode::Corrupt,
+      fmt::format("unknown metadata type {} (known: 0 to 12); nothing after it can be read", id));
 }
 
 Result<void> read_metadata(ByteReader& reader, uint64_t count, std::span<const std::byte> file,
@@ -167,10 +167,11 @@ Result<DType> read_dtype(ByteReader& reader) {
         ErrorCode::Unsupported,
         fmt::format("block type {} ({}) is no longer in use; convert the model again", id, name));
   if (const auto name = known_type_name(id); !name.empty())
-    return fail(ErrorCode::Unsupported,
-                fmt::format("block type {} ({}) is not supported: its block layout would be needed; "
-                            "convert the model to another type",
-                            id, name));
+    return fail(
+        ErrorCode::Unsupported,
+        fmt::format("block type {} ({}) is not supported: its block layout would be needed; "
+                    "convert the model to another type",
+                    id, name));
   return fail(ErrorCode::Unsupported, fmt::format("unknown block type {} (known: 0 to 42)", id));
 }
 
@@ -423,12 +424,12 @@ Result<ModelFile> open_gguf(const std::filesystem::path& path) {
   }
   const auto name = split_name(path);
   if (!name)
-    return fail(ErrorCode::Unsupported,
-                fmt::format("{}: this is split {} of {} of a model, but its name does not end in "
-                            "-00001-of-{:05}.gguf, so the others cannot be found; rename it",
-                            path.string(),
-                            whole_number(content.metadata, "split.no").value_or(-1) + 1, *count,
-                            *count));
+    return fail(
+        ErrorCode::Unsupported,
+        fmt::format("{}: this is split {} of {} of a model, but its name does not end in "
+                    "-00001-of-{:05}.gguf, so the others cannot be found; rename it",
+                    path.string(), whole_number(content.metadata, "split.no").value_or(-1) + 1,
+                    *count, *count));
   ModelFile whole;
   whole.path = path;
   whole.format = FileFormat::Gguf;

@@ -156,12 +156,12 @@ Result<void> check_tensor(const GgufTensor& tensor) {
     return fail(ErrorCode::Unsupported, fmt::format("its name has {} bytes, 1 to {} can be written",
                                                     tensor.name.size(), kMaxName));
   if (info(view.dtype).ggml_id < 0)
-    return fail(ErrorCode::Unsupported,
-                fmt::format("GGUF has no type {}; turn it into F32 or F16 first",
-                            info(view.dtype).name));
+    return fail(
+        ErrorCode::Unsupported,
+        fmt::format("GGUF has no type {}; turn it into F32 or F16 first", info(view.dtype).name));
   if (view.shape.size() > kMaxDims)
-    return fail(ErrorCode::Unsupported,
-                fmt::format("{} dimensions, at most {} can be written", view.shape.size(), kMaxDims));
+    return fail(ErrorCode::Unsupported, fmt::format("{} dimensions, at most {} can be written",
+                                                    view.shape.size(), kMaxDims));
   const auto count = element_count(view.shape);
   const uint64_t row = view.shape.empty() ? 1 : view.shape.back();
   if (row % info(view.dtype).block_elements != 0)
@@ -169,9 +169,9 @@ Result<void> check_tensor(const GgufTensor& tensor) {
                 fmt::format("rows of {} values are not a multiple of {}, the block of {}", row,
                             info(view.dtype).block_elements, info(view.dtype).name));
   if (!count || tensor_bytes(view.dtype, *count) != view.bytes.size())
-    return fail(ErrorCode::Corrupt, fmt::format("shape {} of {} does not take {} bytes",
-                                                to_text(view.shape), info(view.dtype).name,
-                                                view.bytes.size()));
+    return fail(ErrorCode::Corrupt,
+                fmt::format("shape {} of {} does not take {} bytes", to_text(view.shape),
+                            info(view.dtype).name, view.bytes.size()));
   return {};
 }
 
@@ -201,8 +201,8 @@ Result<std::string> header_of(const Metadata& metadata, std::span<const GgufTens
     if (checked && !names.insert(tensor.name).second)
       checked = fail(ErrorCode::Corrupt, "two tensors have this name");
     if (!checked)
-      return std::unexpected(std::move(checked.error())
-                                 .within(fmt::format("tensor '{}'", printable(tensor.name))));
+      return std::unexpected(
+          std::move(checked.error()).within(fmt::format("tensor '{}'", printable(tensor.name))));
     put_string(out, tensor.name);
     put(out, static_cast<uint32_t>(tensor.view.shape.size()));
     for (size_t d = tensor.view.shape.size(); d-- > 0;) put(out, tensor.view.shape[d]);

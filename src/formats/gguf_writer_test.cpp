@@ -52,7 +52,8 @@ TEST_F(GgufWriter, WhatIsWrittenReadsBackBitForBit) {
   std::vector<GgufTensor> tensors;
   for (const auto& type : kDTypes)
     if (type.ggml_id >= 0)
-      tensors.push_back({"t." + std::string(type.name), tensor(type.dtype, {3, 2 * type.block_elements})});
+      tensors.push_back(
+          {"t." + std::string(type.name), tensor(type.dtype, {3, 2 * type.block_elements})});
   tensors.push_back({"scalar", tensor(DType::F32, {})});
   tensors.push_back({"four", tensor(DType::F16, {2, 3, 1, 5})});
   const auto path = folder_ / "m.gguf";

@@ -207,10 +207,11 @@ Result<ModelFile> open_hugging_face_folder(const fs::path& folder) {
   } else if (others.size() == 1) {
     TRY(add_shard(model, others.front()));
   } else if (others.size() > 1) {
-    return fail(ErrorCode::NotFound,
-                fmt::format("{}: {} safetensors files but no model.safetensors.index.json that says "
-                            "which belong together; name one file",
-                            folder.string(), others.size()));
+    return fail(
+        ErrorCode::NotFound,
+        fmt::format("{}: {} safetensors files but no model.safetensors.index.json that says "
+                    "which belong together; name one file",
+                    folder.string(), others.size()));
   } else {
     return no_weights(folder);
   }
@@ -230,8 +231,9 @@ Result<ModelFile> open_safetensors_index(const fs::path& index) {
   TRY(add_config(model, index.parent_path()));
   const bool config = is_there(index.parent_path() / "config.json");
   model.format = config ? FileFormat::HuggingFace : FileFormat::Safetensors;
-  model.format_text = fmt::format("safetensors, {} file{}{}", model.parts.size(),
-                                  model.parts.size() == 1 ? "" : "s", config ? ", config.json" : "");
+  model.format_text =
+      fmt::format("safetensors, {} file{}{}", model.parts.size(),
+                  model.parts.size() == 1 ? "" : "s", config ? ", config.json" : "");
   return model;
 }
 

@@ -60,8 +60,9 @@ TEST_F(HuggingFace, AFolderGivesConfigAndWeights) {
 TEST_F(HuggingFace, ShardsComeTogetherByTheIndex) {
   weights("x-1.safetensors", {"a"});
   weights("x-2.safetensors", {"b", "unlisted"});
-  text("model.safetensors.index.json",
-       R"({"metadata": {"total_size": 99}, "weight_map": {"a": "x-1.safetensors", "b": "x-2.safetensors"}})");
+  text(
+      "model.safetensors.index.json",
+      R"({"metadata": {"total_size": 99}, "weight_map": {"a": "x-1.safetensors", "b": "x-2.safetensors"}})");
   const auto file = open_model_file(folder_);
   ASSERT_TRUE(file) << file.error().message;
   EXPECT_EQ(file->parts.size(), 2U);

@@ -23,7 +23,21 @@ using Metadata = std::map<std::string, MetadataValue>;
 
 // An array: either values of its own (from JSON), or checked bytes of a mapped GGUF that are
 // decoded when they are asked for; a vocabulary of 262,144 tokens then costs no memory.
-enum class GgufType : uint32_t { U8, I8, U16, I16, U32, I32, F32, Bool, String, Array, U64, I64, F64 };
+enum class GgufType : uint32_t {
+  U8,
+  I8,
+  U16,
+  I16,
+  U32,
+  I32,
+  F32,
+  Bool,
+  String,
+  Array,
+  U64,
+  I64,
+  F64
+};
 // Bytes that one value of the type takes at least: what a claimed count is checked against. 0: no
 // such type.
 uint64_t smallest_size(GgufType type);

@@ -22,8 +22,9 @@ struct KnownFormat {
 
 // What people hand to a model reader by mistake.
 constexpr KnownFormat kOtherFormats[] = {
-    {"PK\x03\x04", "a zip archive: a PyTorch checkpoint (.pt, .bin), .npz or .keras; save the "
-                   "weights as safetensors"},
+    {"PK\x03\x04",
+     "a zip archive: a PyTorch checkpoint (.pt, .bin), .npz or .keras; save the "
+     "weights as safetensors"},
     {"\x80\x02", "a Python pickle: an old PyTorch checkpoint; save the weights as safetensors"},
     {"\x80\x04", "a Python pickle: save the weights as safetensors"},
     {"version https://git-lfs", "a Git LFS pointer, not the file itself; fetch it with git lfs"},
@@ -89,6 +90,7 @@ Result<ModelFile> open_model_file(const std::filesystem::path& path, OpenOptions
   // The extension is believed for what is too broken to be recognized, so that the message names
   // what is wrong with it.
   if (extension == ".gguf") return open_gguf(path);
+  if (extension == ".apr") return open_apr(path, options);
   if (extension == ".safetensors" || (head.size() > 8 && head[8] == '{'))
     return open_safetensors(path);
   return fail(ErrorCode::Corrupt, fmt::format("{}: {}", path.string(), unknown_format(head)));

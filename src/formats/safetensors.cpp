@@ -96,8 +96,8 @@ Result<Entry> read_entry(const json& value, std::span<const std::byte> data) {
   Entry entry;
   const auto name = value["dtype"].get<std::string>();
   const auto dtype = dtype_of_safetensors(name);
-  if (!dtype && (name == "F8_E8M0" || name.starts_with("F4") || name.starts_with("F6_") ||
-                 name == "C64"))
+  if (!dtype &&
+      (name == "F8_E8M0" || name.starts_with("F4") || name.starts_with("F6_") || name == "C64"))
     return fail(ErrorCode::Unsupported,
                 fmt::format("dtype {} is not supported: save the tensor in another type", name));
   if (!dtype)
@@ -252,8 +252,8 @@ Result<void> write_safetensors(const std::filesystem::path& path,
       const auto place = fmt::format("tensor '{}': ", tensor.name);
       if (info(view.dtype).safetensors.empty())
         return fail(ErrorCode::Unsupported,
-                    fmt::format("{}safetensors has no type {}; turn it into F32 or F16 first", place,
-                                info(view.dtype).name));
+                    fmt::format("{}safetensors has no type {}; turn it into F32 or F16 first",
+                                place, info(view.dtype).name));
       if (!names.insert(tensor.name).second)
         return fail(ErrorCode::Corrupt, place + "this name is taken");
       const auto count = element_count(view.shape);

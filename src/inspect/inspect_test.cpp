@@ -166,7 +166,8 @@ class Verify : public testing::Test {
   }
   static std::string all(const Verification& v) {
     std::string text;
-    for (const auto& issue : v.issues) text += issue.code + " " + issue.tensor + ": " + issue.text + "\n";
+    for (const auto& issue : v.issues)
+      text += issue.code + " " + issue.tensor + ": " + issue.text + "\n";
     return text;
   }
   fs::path folder_ = fs::temp_directory_path() / ("plumb-verify-" + std::to_string(getpid()));
@@ -204,9 +205,8 @@ TEST_F(Verify, AZeroedBlockAndZeroedRows) {
 }
 
 TEST_F(Verify, ATensorOfZeros) {
-  const auto v = verified(kModel, [](Edited& m) {
-    m.set(kQ, std::vector<std::byte>(m.find(kQ).bytes.size()));
-  });
+  const auto v = verified(
+      kModel, [](Edited& m) { m.set(kQ, std::vector<std::byte>(m.find(kQ).bytes.size())); });
   EXPECT_TRUE(has(v, "values.zero", kQ)) << all(v);
 }
 
@@ -225,9 +225,8 @@ TEST_F(Verify, AMissingTensorAndAnExtraLayer) {
   });
   EXPECT_EQ(v.worst(), Severity::Unsound);
   EXPECT_TRUE(has(v, "tensors.missing", kQ)) << all(v);
-  v = verified(kModel, [](Edited& m) {
-    m.tensors.emplace_back("blk.77.attn_q.weight", m.find(kQ));
-  });
+  v = verified(kModel,
+               [](Edited& m) { m.tensors.emplace_back("blk.77.attn_q.weight", m.find(kQ)); });
   EXPECT_EQ(v.worst(), Severity::Unsound) << all(v);
 }
 
@@ -248,7 +247,8 @@ TEST_F(Verify, AKeyThatIsMissingOrWrong) {
 }
 
 TEST_F(Verify, ATokenizerThatContradictsItself) {
-  auto v = verified(kModel, [](Edited& m) { m.metadata["tokenizer.ggml.bos_token_id"] = int64_t{99'999}; });
+  auto v = verified(kModel,
+                    [](Edited& m) { m.metadata["tokenizer.ggml.bos_token_id"] = int64_t{99'999}; });
   EXPECT_NE(all(v).find("bos_token_id is 99999"), std::string::npos) << all(v);
   v = verified(kModel, [](Edited& m) { m.metadata.erase("tokenizer.ggml.merges"); });
   EXPECT_EQ(v.worst(), Severity::Unsound) << all(v);

@@ -25,8 +25,7 @@ PackedConfig config_of(const Metadata& m) {
   config.format = value_or(m, "format", std::string());
   config.bits = static_cast<uint64_t>(std::max<int64_t>(0, value_or(m, "bits", int64_t{0})));
   config.group_size = value_or(m, "group_size", int64_t{0});
-  if (m.contains("quantization_config.desc_act"))
-    config.desc_act = value_or(m, "desc_act", false);
+  if (m.contains("quantization_config.desc_act")) config.desc_act = value_or(m, "desc_act", false);
   using Array = std::shared_ptr<const MetadataArray>;
   if (const auto block = value_or(m, "weight_block_size", Array()); block && block->size() == 2) {
     size_t at = 0;
@@ -77,9 +76,9 @@ ModelFile logical_file(const ModelFile& file, const PackedWeights& packed) {
 std::string describe(const PackedWeights& packed) {
   std::map<std::string, size_t> kinds;
   for (const auto& weight : packed.weights)
-    ++kinds[fmt::format("{}, {} bits{}", packed_name(weight.scheme), weight.bits,
-                        weight.group_size > 0 ? fmt::format(", groups of {}", weight.group_size)
-                                              : "")];
+    ++kinds[fmt::format(
+        "{}, {} bits{}", packed_name(weight.scheme), weight.bits,
+        weight.group_size > 0 ? fmt::format(", groups of {}", weight.group_size) : "")];
   std::string text;
   for (const auto& [kind, count] : kinds)
     text += fmt::format("{}{} matrices: {}", text.empty() ? "" : "; ", count, kind);

@@ -15,7 +15,7 @@ namespace plumb {
 namespace {
 
 constexpr size_t kChunk = 4096;  // values: 16 KiB stay in the first cache
-constexpr size_t kLanes = 16;    // partial results side by side, which the compiler keeps in vectors
+constexpr size_t kLanes = 16;  // partial results side by side, which the compiler keeps in vectors
 
 struct Pass {
   float min = std::numeric_limits<float>::infinity();
@@ -33,7 +33,8 @@ struct Lanes {
 
 // Plain loops over 16 lanes: each lane adds its own values in order, so every clone of the function
 // gives the same bits.
-PLUMB_TARGET_CLONES void add_lanes(const float* x, size_t count, Lanes& lanes, uint32_t& zero_blocks) {
+PLUMB_TARGET_CLONES void add_lanes(const float* x, size_t count, Lanes& lanes,
+                                   uint32_t& zero_blocks) {
   for (size_t i = 0; i < count; i += kLanes) {
     uint32_t any = 0;
     for (size_t l = 0; l < kLanes; ++l) {
@@ -155,7 +156,9 @@ void each_chunk(const TensorView& view, F&& use) {
 
 }  // namespace
 
-double TensorStatistics::deviation() const { return std::sqrt(std::max(0.0, rms * rms - mean * mean)); }
+double TensorStatistics::deviation() const {
+  return std::sqrt(std::max(0.0, rms * rms - mean * mean));
+}
 
 TensorStatistics measure(const TensorView& view, MeasureOptions options) {
   TensorStatistics statistics;
@@ -184,8 +187,8 @@ TensorStatistics measure(const TensorView& view, MeasureOptions options) {
     statistics.mean = total.sum / static_cast<double>(finite);
     statistics.rms = std::sqrt(total.squares / static_cast<double>(finite));
   }
-  statistics.constant = statistics.count > 1 && finite == statistics.count &&
-                        statistics.min == statistics.max;
+  statistics.constant =
+      statistics.count > 1 && finite == statistics.count && statistics.min == statistics.max;
   if (hash) statistics.sha256 = hash->hex();
   return statistics;
 }

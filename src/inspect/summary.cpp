@@ -95,13 +95,15 @@ void read_provenance(const ModelFile& file, Summary& summary) {
   add(list, "author", first_of(m, {"general.author", "author"}));
   add(list, "base model", text_of(m, "general.base_model.0.repo_url"));
   add(list, "base", text_of(m, "general.base_model.0.name"));
-  add(list, "source", first_of(m, {"general.source.url", "general.url", "source", "_name_or_path"}));
+  add(list, "source",
+      first_of(m, {"general.source.url", "general.url", "source", "_name_or_path"}));
   add(list, "license", first_of(m, {"general.license", "license"}));
   add(list, "converted from", text_of(m, "original_format"));
   add(list, "created", text_of(m, "created_at"));
-  add(list, "written by", first_of(m, {"transformers_version"}).empty()
-                              ? ""
-                              : "transformers " + text_of(m, "transformers_version"));
+  add(list, "written by",
+      first_of(m, {"transformers_version"}).empty()
+          ? ""
+          : "transformers " + text_of(m, "transformers_version"));
   add(list, "quantized by", text_of(m, "general.quantized_by"));
 }
 
@@ -109,12 +111,12 @@ void read_provenance(const ModelFile& file, Summary& summary) {
 
 std::string file_type_name(int64_t type) {
   static const std::map<int64_t, const char*> names = {
-      {0, "F32"},      {1, "F16"},      {2, "Q4_0"},     {3, "Q4_1"},     {7, "Q8_0"},
-      {8, "Q5_0"},     {9, "Q5_1"},     {10, "Q2_K"},    {11, "Q3_K_S"},  {12, "Q3_K_M"},
-      {13, "Q3_K_L"},  {14, "Q4_K_S"},  {15, "Q4_K_M"},  {16, "Q5_K_S"},  {17, "Q5_K_M"},
-      {18, "Q6_K"},    {19, "IQ2_XXS"}, {20, "IQ2_XS"},  {21, "Q2_K_S"},  {22, "IQ3_XS"},
-      {23, "IQ3_XXS"}, {24, "IQ1_S"},   {25, "IQ4_NL"},  {26, "IQ3_S"},   {27, "IQ3_M"},
-      {28, "IQ2_S"},   {29, "IQ2_M"},   {30, "IQ4_XS"},  {31, "IQ1_M"},   {32, "BF16"},
+      {0, "F32"},      {1, "F16"},      {2, "Q4_0"},    {3, "Q4_1"},    {7, "Q8_0"},
+      {8, "Q5_0"},     {9, "Q5_1"},     {10, "Q2_K"},   {11, "Q3_K_S"}, {12, "Q3_K_M"},
+      {13, "Q3_K_L"},  {14, "Q4_K_S"},  {15, "Q4_K_M"}, {16, "Q5_K_S"}, {17, "Q5_K_M"},
+      {18, "Q6_K"},    {19, "IQ2_XXS"}, {20, "IQ2_XS"}, {21, "Q2_K_S"}, {22, "IQ3_XS"},
+      {23, "IQ3_XXS"}, {24, "IQ1_S"},   {25, "IQ4_NL"}, {26, "IQ3_S"},  {27, "IQ3_M"},
+      {28, "IQ2_S"},   {29, "IQ2_M"},   {30, "IQ4_XS"}, {31, "IQ1_M"},  {32, "BF16"},
       {36, "TQ1_0"},   {37, "TQ2_0"},   {38, "MXFP4"}};
   const auto found = names.find(type);
   return found == names.end() ? "not known here" : found->second;

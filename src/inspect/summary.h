@@ -18,7 +18,7 @@ struct TypeTotal {
 };
 
 struct MemoryNeed {
-  size_t context = 0;  // tokens
+  size_t context = 0;                            // tokens
   uint64_t weights = 0, kv_f32 = 0, kv_f16 = 0;  // bytes
 };
 

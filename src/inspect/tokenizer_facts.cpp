@@ -32,10 +32,14 @@ std::optional<bool> flag_of(const Metadata& metadata, const std::string& key) {
 // By the markers that a family's template must contain. Only named; rendering is another matter.
 std::string family_of(const std::string& text) {
   const std::pair<const char*, const char*> markers[] = {
-      {"<|start_header_id|>", "llama-3"}, {"<|im_start|>", "chatml"},
-      {"<start_of_turn>", "gemma"},       {"<|end|>", "phi-3"},
-      {"[INST]", "mistral / llama-2"},    {"<|START_OF_TURN_TOKEN|>", "command-r"},
-      {"<\xEF\xBD\x9CUser\xEF\xBD\x9C>", "deepseek"}, {"<|user|>", "zephyr"}};
+      {"<|start_header_id|>", "llama-3"},
+      {"<|im_start|>", "chatml"},
+      {"<start_of_turn>", "gemma"},
+      {"<|end|>", "phi-3"},
+      {"[INST]", "mistral / llama-2"},
+      {"<|START_OF_TURN_TOKEN|>", "command-r"},
+      {"<\xEF\xBD\x9CUser\xEF\xBD\x9C>", "deepseek"},
+      {"<|user|>", "zephyr"}};
   for (const auto& [marker, family] : markers)
     if (text.find(marker) != std::string::npos) return family;
   return {};
@@ -61,8 +65,8 @@ std::string token_text(const ArrayPtr& tokens, int64_t id) {
   return text;
 }
 
-constexpr const char* kRoles[] = {"bos", "eos", "eot", "eom", "unknown", "padding", "seperator",
-                                  "mask"};
+constexpr const char* kRoles[] = {"bos",     "eos",     "eot",       "eom",
+                                  "unknown", "padding", "seperator", "mask"};
 
 void add_special(const ModelFile& file, const std::string& prefix, const ArrayPtr& tokens,
                  TokenizerFacts& facts) {
@@ -80,8 +84,8 @@ void add_special(const ModelFile& file, const std::string& prefix, const ArrayPt
 void check_length(const ModelFile& file, const std::string& key, TokenizerFacts& facts) {
   const auto* array = find<ArrayPtr>(file.metadata, key);
   if (array != nullptr && (*array)->size() != facts.tokens)
-    facts.problems.push_back(fmt::format("{} has {} values for {} tokens", key, (*array)->size(),
-                                         facts.tokens));
+    facts.problems.push_back(
+        fmt::format("{} has {} values for {} tokens", key, (*array)->size(), facts.tokens));
 }
 
 void read_arrays(const ModelFile& file, const std::string& prefix, const std::string& tokens_key,

@@ -31,8 +31,8 @@ bool is_embedding(const std::string& name) {
          name.ends_with("wte.weight") || name.ends_with("wpe.weight");
 }
 
-// Chance makes a run of `length` zeros somewhere among `count` values with this probability at most,
-// if each value is zero by itself as often as in the rest of the tensor.
+// Chance makes a run of `length` zeros somewhere among `count` values with this probability at
+// most, if each value is zero by itself as often as in the rest of the tensor.
 double chance_of_run(const TensorStatistics& s) {
   const double others = static_cast<double>(s.count - s.zero_run);
   if (others <= 0) return 1;
@@ -55,15 +55,17 @@ void check_zeros(const TensorEntry& tensor, const TensorStatistics& s, uint64_t 
   const uint64_t row = s.zero_run_begin / columns;
   // Rows behind the tokenizer's last token pad a vocabulary to a round size.
   if (is_embedding(tensor.name) && vocabulary > 0 && row >= vocabulary) return;
-  const auto what = s.zero_run >= columns
-                        ? fmt::format("rows {} to {} are zero", row + (s.zero_run_begin % columns != 0),
-                                      (s.zero_run_begin + s.zero_run) / columns - 1)
-                        : fmt::format("{} zeros in a row from {} on", s.zero_run,
-                                      place(tensor.view, s.zero_run_begin));
-  issues.push_back({Severity::Suspect, "values.zero_run", tensor.name,
-                    fmt::format("{}; by chance, with as many zeros as elsewhere in it, that happens "
-                                "once in {:.0e} tensors",
-                                what, 1 / std::max(chance_of_run(s), 1e-300))});
+  const auto what =
+      s.zero_run >= columns
+          ? fmt::format("rows {} to {} are zero", row + (s.zero_run_begin % columns != 0),
+                        (s.zero_run_begin + s.zero_run) / columns - 1)
+          : fmt::format("{} zeros in a row from {} on", s.zero_run,
+                        place(tensor.view, s.zero_run_begin));
+  issues.push_back(
+      {Severity::Suspect, "values.zero_run", tensor.name,
+       fmt::format("{}; by chance, with as many zeros as elsewhere in it, that happens "
+                   "once in {:.0e} tensors",
+                   what, 1 / std::max(chance_of_run(s), 1e-300))});
 }
 
 void check_values(const TensorEntry& tensor, const TensorStatistics& s, uint64_t vocabulary,
@@ -76,10 +78,10 @@ void check_values(const TensorEntry& tensor, const TensorStatistics& s, uint64_t
                       fmt::format("{} NaN value{}, the first at {}", s.nans, s.nans == 1 ? "" : "s",
                                   place(tensor.view, s.first_nan))});
   if (s.infinities > 0)
-    issues.push_back({Severity::Unsound, "values.infinite", tensor.name,
-                      fmt::format("{} infinite value{}, the first at {}", s.infinities,
-                                  s.infinities == 1 ? "" : "s",
-                                  place(tensor.view, s.first_infinity))});
+    issues.push_back(
+        {Severity::Unsound, "values.infinite", tensor.name,
+         fmt::format("{} infinite value{}, the first at {}", s.infinities,
+                     s.infinities == 1 ? "" : "s", place(tensor.view, s.first_infinity))});
   if (tensor.view.shape.empty()) return;
   check_zeros(tensor, s, vocabulary, issues);
   if (s.constant && s.zeros != s.count && tensor.view.shape.size() > 1)
@@ -104,9 +106,9 @@ std::string role_of(const std::string& name) {
   return role;
 }
 
-// The rms of one role stays within a factor of 10 from layer to layer in the models that were looked
-// at (docs/inspect.md); a scale that was lost or applied twice, or a broken block scale, moves it by
-// orders of magnitude.
+// The rms of one role stays within a factor of 10 from layer to layer in the models that were
+// looked at (docs/inspect.md); a scale that was lost or applied twice, or a broken block scale,
+// moves it by orders of magnitude.
 constexpr double kScaleOfRole = 100;
 // A matrix of a trained model has its largest weight within a few hundred times its rms.
 constexpr double kOutlier = 5000;
@@ -134,8 +136,8 @@ void check_scales(const ModelFile& file, const std::vector<TensorStatistics>& st
   for (size_t i = 0; i < file.tensors.size(); ++i) {
     const auto& s = statistics[i];
     if (file.tensors[i].view.shape.size() < 2 || !(s.rms > 0)) continue;
-    const double largest = std::max(std::fabs(static_cast<double>(s.min)),
-                                    std::fabs(static_cast<double>(s.max)));
+    const double largest =
+        std::max(std::fabs(static_cast<double>(s.min)), std::fabs(static_cast<double>(s.max)));
     // n values of which one is `largest` have an rms of at least largest/sqrt(n).
     const double possible = std::sqrt(static_cast<double>(s.count));
     if (largest > s.rms * std::min(kOutlier, possible * 0.9) && s.count > 16)
@@ -150,8 +152,7 @@ void check_layout(const ModelFile& file, std::vector<Issue>& issues) {
   for (size_t part = 0; part < file.parts.size(); ++part) {
     uint64_t end = 0;
     for (const auto& tensor : file.tensors)
-      if (tensor.part == part)
-        end = std::max(end, tensor.file_offset + tensor.view.bytes.size());
+      if (tensor.part == part) end = std::max(end, tensor.file_offset + tensor.view.bytes.size());
     const uint64_t size = file.parts[part].file.bytes().size();
     constexpr uint64_t kLargestPadding = 4096;
     if (end > 0 && size > end + kLargestPadding)
@@ -184,9 +185,8 @@ void check_packed(const ModelFile& file, Threads& threads, std::vector<Issue>& i
 }
 
 void sort_issues(std::vector<Issue>& issues) {
-  std::sort(issues.begin(), issues.end(), [&](const Issue& a, const Issue& b) {
-    return a.severity > b.severity;
-  });
+  std::sort(issues.begin(), issues.end(),
+            [&](const Issue& a, const Issue& b) { return a.severity > b.severity; });
 }
 
 }  // namespace
@@ -253,8 +253,7 @@ Verification verify(const ModelFile& file, const Hyperparameters& hyperparameter
   const auto structure = check_structure(file, hyperparameters);
   result.issues.insert(result.issues.begin(), structure.begin(), structure.end());
   sort_issues(result.issues);
-  result.seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
 }
 

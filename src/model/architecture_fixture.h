@@ -51,7 +51,9 @@ struct FakeModel {
   }
 };
 
-inline std::string folder() { return std::string(PLUMB_SOURCE_DIR) + "/tests/models/architectures"; }
+inline std::string folder() {
+  return std::string(PLUMB_SOURCE_DIR) + "/tests/models/architectures";
+}
 
 // zoo.json: all models by name.
 inline const nlohmann::json& zoo() {

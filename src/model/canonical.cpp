@@ -108,8 +108,8 @@ class RecipeMaker {
         return true;
       case Form::Halves: return halves(recipe, changes, row_range(0, shape_.front()));
       case Form::QkvByHead:
-        return c.kv_heads == c.heads && c.value_dim == c.head_dim && rows(grouped_qkv(c.heads, 1, c.head_dim),
-                                             "q, k, v un-interleaved (head by head)");
+        return c.kv_heads == c.heads && c.value_dim == c.head_dim &&
+               rows(grouped_qkv(c.heads, 1, c.head_dim), "q, k, v un-interleaved (head by head)");
       case Form::QkvByGroup:
         return c.kv_heads != 0 && c.heads % c.kv_heads == 0 && c.value_dim == c.head_dim &&
                rows(grouped_qkv(c.kv_heads, c.heads / c.kv_heads, c.head_dim),
@@ -139,8 +139,8 @@ class RecipeMaker {
       case Form::KeyPart:
         return part(recipe, changes, c.heads * c.head_dim, c.kv_heads * c.head_dim, "k");
       case Form::ValuePart:
-        return part(recipe, changes, (c.heads + c.kv_heads) * c.head_dim,
-                    c.kv_heads * c.value_dim, "v");
+        return part(recipe, changes, (c.heads + c.kv_heads) * c.head_dim, c.kv_heads * c.value_dim,
+                    "v");
       case Form::JoinedQkv: changes.push_back("q, k, v joined"); return true;
       case Form::JoinedTransposed:
         turned(recipe, changes, "transposed (Conv1D)");
@@ -404,8 +404,7 @@ std::vector<float> Canonicalizer::llama3_factors() const {
   const auto base = static_cast<float>(h_.rope_base.value_or(1e4));
   std::vector<float> values;
   for (uint64_t i = 0; i < dim; i += 2) {
-    const float frequency =
-        1.0F / std::pow(base, static_cast<float>(i) / static_cast<float>(dim));
+    const float frequency = 1.0F / std::pow(base, static_cast<float>(i) / static_cast<float>(dim));
     const float wavelength = static_cast<float>(2 * std::numbers::pi) / frequency;
     if (wavelength < context / high) {
       values.push_back(1);
@@ -423,7 +422,8 @@ void Canonicalizer::add_rope_factors() {
   if (file_.format != FileFormat::HuggingFace && file_.format != FileFormat::Safetensors) return;
   static constexpr std::string_view kWithFactors[] = {"llama",   "mistral3", "granite",
                                                       "smollm3", "exaone",   "exaone4"};
-  if (h_.rope_scaling == "llama3" && std::ranges::find(kWithFactors, h_.architecture) != std::end(kWithFactors))
+  if (h_.rope_scaling == "llama3" &&
+      std::ranges::find(kWithFactors, h_.architecture) != std::end(kWithFactors))
     add_computed("rope_freqs.weight", llama3_factors(),
                  "computed from the llama3 scaling in config.json");
   if (h_.architecture != "phi3") return;
@@ -457,7 +457,7 @@ std::vector<float> turned(const std::vector<float>& values, uint64_t rows, uint6
 // MXFP4 as gpt-oss stores it: byte j of a block has values 2j (low nibble) and 2j + 1; each block
 // of 32 has a power of two, biased by 127. OCP Microscaling Formats, E2M1 and E8M0.
 std::vector<float> fp4_values(const TensorView& blocks, const TensorView& scales) {
-  static constexpr std::array<float, 16> kValues = {0,  0.5F,  1,  1.5F,  2,  3,  4,  6,
+  static constexpr std::array<float, 16> kValues = {0,     0.5F,  1,  1.5F,  2,  3,  4,  6,
                                                     -0.0F, -0.5F, -1, -1.5F, -2, -3, -4, -6};
   std::vector<float> values(scales.bytes.size() * 32);
   CHECK(blocks.bytes.size() == scales.bytes.size() * 16);
@@ -524,8 +524,7 @@ std::vector<float> gathered(const CanonicalRecipe& recipe) {
     float* out = values.data() + i * length;
     if (stored)
       std::memcpy(out, stored->data() + recipe.rows[i] * length, run * length * sizeof(float));
-    else
-      read_rows(recipe, recipe.rows[i], run, out);
+    else read_rows(recipe, recipe.rows[i], run, out);
     i += run;
   }
   return values;

@@ -29,8 +29,8 @@ struct CanonicalRecipe {
 };
 
 struct CanonicalTensor {
-  std::string name;             // GGUF's; the file's own where there is no rule
-  std::vector<uint64_t> shape;  // rows first
+  std::string name;                  // GGUF's; the file's own where there is no rule
+  std::vector<uint64_t> shape;       // rows first
   std::vector<std::string> sources;  // names in the file; empty: computed from the configuration
   std::vector<std::string> changes;  // in words: "transposed (Conv1D)"
   bool is_view = true;               // the file's own bytes serve: `view`

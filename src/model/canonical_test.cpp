@@ -179,8 +179,8 @@ TEST(Canonical, FusedExpertsGiveTheSameValues) {
   const auto tensors = by_name(model.file);
   const auto& digests = fixture::zoo().at("mixtral").at("sha256");
   EXPECT_EQ(tensors.size(), digests.size());
-  for (const auto* name : {"blk.0.ffn_gate_exps.weight", "blk.0.ffn_up_exps.weight",
-                           "blk.0.ffn_down_exps.weight"})
+  for (const auto* name :
+       {"blk.0.ffn_gate_exps.weight", "blk.0.ffn_up_exps.weight", "blk.0.ffn_down_exps.weight"})
     EXPECT_EQ(digest(tensors.at(name)), digests.at(name).get<std::string>()) << name;
 }
 
@@ -294,8 +294,7 @@ TEST(Canonical, AnUnfitTensorComesAsItIsStored) {
   const auto& q = tensors.at("blk.0.attn_q.weight");
   EXPECT_TRUE(q.is_view);
   EXPECT_EQ(q.shape, (std::vector<uint64_t>{6, 8}));
-  EXPECT_EQ(q.changes,
-            Words{"as stored: its shape is not the one that the metadata asks for"});
+  EXPECT_EQ(q.changes, Words{"as stored: its shape is not the one that the metadata asks for"});
   EXPECT_FALSE(tensors.at("blk.0.attn_k.weight").is_view);
   EXPECT_EQ(read_canonical(tensors.at("something.else")), (Values{1, 2}));
   EXPECT_EQ(tensors.size(), 3U);

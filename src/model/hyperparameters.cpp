@@ -78,7 +78,7 @@ const ClassDefaults* find_architecture_class(std::string_view name) {
 // A hyperparameter and its names: GGUF's behind "<architecture>.", APR's own (then aliases), and
 // config.json's in the order in which they count.
 struct Field {
-  std::optional<size_t> Hyperparameters::*member;
+  std::optional<size_t> Hyperparameters::* member;
   const char* gguf;
   std::vector<const char*> names;
   bool may_be_zero = false;  // zero then says: there is none
@@ -94,10 +94,7 @@ const std::vector<Field>& fields() {
        "context_length",
        {"max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len",
         "context_length"}},
-      {&H::experts,
-       "expert_count",
-       {"num_local_experts", "num_experts", "n_routed_experts"},
-       true},
+      {&H::experts, "expert_count", {"num_local_experts", "num_experts", "n_routed_experts"}, true},
       {&H::experts_used,
        "expert_used_count",
        {"num_experts_per_tok", "num_experts_per_token"},
@@ -310,8 +307,7 @@ void read_gguf_sizes(KeyReader& keys, Hyperparameters& h) {
     if (h.extra_layers >= *h.layers)
       keys.problem("{}.nextn_predict_layers is {}, of {} layers", h.declared, h.extra_layers,
                    *h.layers);
-    else
-      *h.layers -= h.extra_layers;
+    else *h.layers -= h.extra_layers;
   }
 }
 
@@ -388,8 +384,7 @@ void read_config_rope(KeyReader& keys, const ClassDefaults& defaults, Hyperparam
   const char* locals[] = {"rope_local_base_freq", "rope_parameters.sliding_attention.rope_theta"};
   const char* parts[] = {"partial_rotary_factor", "rope_parameters.partial_rotary_factor",
                          "rope_parameters.full_attention.partial_rotary_factor", "rotary_pct"};
-  const char* types[] = {"rope_scaling.rope_type", "rope_scaling.type",
-                         "rope_parameters.rope_type",
+  const char* types[] = {"rope_scaling.rope_type", "rope_scaling.type", "rope_parameters.rope_type",
                          "rope_parameters.full_attention.rope_type"};
   const auto base = keys.positive(bases);
   const auto local = keys.positive(locals);
@@ -400,11 +395,10 @@ void read_config_rope(KeyReader& keys, const ClassDefaults& defaults, Hyperparam
   h.rope_base_local = local;
   if (h.architecture == "gemma3") default_to(h.rope_base_local, 1e4);
   h.rope_scaling = type == "default" ? "none" : type == "su" ? "longrope" : type;
-  if (const auto turned = keys.whole("qk_rope_head_dim"))
-    h.rope_dimensions = turned;
+  if (const auto turned = keys.whole("qk_rope_head_dim")) h.rope_dimensions = turned;
   else if (h.head_dim && part.value_or(defaults.rotary) <= 1)
-    h.rope_dimensions = static_cast<size_t>(static_cast<double>(*h.head_dim) *
-                                            part.value_or(defaults.rotary));
+    h.rope_dimensions =
+        static_cast<size_t>(static_cast<double>(*h.head_dim) * part.value_or(defaults.rotary));
 }
 
 void read_config_heads(KeyReader& keys, const ClassDefaults& defaults, Hyperparameters& h) {
@@ -445,7 +439,7 @@ void read_config_ffn(KeyReader& keys, const ClassDefaults& defaults, Hyperparame
     h.ffn = 4 * *h.width;
   if (h.experts && !h.expert_ffn && (name == "llama" || name == "gpt-oss" || name == "mistral3"))
     h.expert_ffn = h.ffn;
-  const char* epsilons[] = {"rms_norm_eps",       "layer_norm_eps", "layer_norm_epsilon",
+  const char* epsilons[] = {"rms_norm_eps",      "layer_norm_eps", "layer_norm_epsilon",
                             "layernorm_epsilon", "norm_epsilon",   "norm_eps"};
   h.epsilon = keys.positive(epsilons);
   default_to(h.epsilon, defaults.epsilon);
@@ -473,11 +467,10 @@ void read_config(const ModelFile& file, Hyperparameters& h) {
   h.architecture = defaults.architecture;
   // A model that sees or hears has the sizes of its text part apart.
   const bool nested = root.find("text_config.hidden_size") || root.find("text_config.model_type");
-  auto prefixes = nested ? std::vector<std::string>{"text_config.", ""}
-                         : std::vector<std::string>{""};
+  auto prefixes =
+      nested ? std::vector<std::string>{"text_config.", ""} : std::vector<std::string>{""};
   KeyReader keys(file, std::move(prefixes), h.problems);
-  for (const auto& field : fields())
-    h.*field.member = keys.whole(field.names, field.may_be_zero);
+  for (const auto& field : fields()) h.*field.member = keys.whole(field.names, field.may_be_zero);
   read_config_heads(keys, defaults, h);
   if (h.architecture == "deepseek2") read_config_low_rank(keys, h);
   read_config_ffn(keys, defaults, h);
@@ -507,8 +500,7 @@ void read_apr(const ModelFile& file, Hyperparameters& h) {
   const ClassDefaults unknown = {"", "", "", true, 1e-6, 1e4, 1, 0, 0};
   const ClassDefaults& defaults = found ? *found : unknown;
   h.architecture = defaults.architecture;
-  for (const auto& field : fields())
-    h.*field.member = keys.whole(field.names, field.may_be_zero);
+  for (const auto& field : fields()) h.*field.member = keys.whole(field.names, field.may_be_zero);
   h.heads = keys.whole_or_list(kHeadNames, h.layer_heads);
   h.kv_heads = keys.whole_or_list(kKvHeadNames, h.layer_kv_heads);
   if (!h.kv_heads) h.kv_heads = h.heads;
@@ -548,8 +540,7 @@ void check_required(const ModelFile& file, Hyperparameters& h) {
   missing(!h.layers, "block_count", gpt ? "n_layer" : "num_hidden_layers", "num_layers");
   missing(!h.width, "embedding_length", gpt ? "n_embd" : "hidden_size", "hidden_size");
   missing(!h.heads, "attention.head_count", gpt ? "n_head" : "num_attention_heads", "num_heads");
-  missing(!h.ffn && !h.expert_ffn, "feed_forward_length", "intermediate_size",
-          "intermediate_size");
+  missing(!h.ffn && !h.expert_ffn, "feed_forward_length", "intermediate_size", "intermediate_size");
   if (file.format == FileFormat::Gguf) {
     missing(!h.epsilon,
             has_layer_norm(h.architecture) ? "attention.layer_norm_epsilon"
@@ -567,8 +558,8 @@ void check_required(const ModelFile& file, Hyperparameters& h) {
 
 void check_heads(const ModelFile& file, Hyperparameters& h) {
   const auto heads = key_name(file, h, "attention.head_count", "num_attention_heads", "num_heads");
-  const auto kv = key_name(file, h, "attention.head_count_kv", "num_key_value_heads",
-                           "num_kv_heads");
+  const auto kv =
+      key_name(file, h, "attention.head_count_kv", "num_key_value_heads", "num_kv_heads");
   const auto width = key_name(file, h, "embedding_length", "hidden_size", "hidden_size");
   if (h.width && h.heads && !h.head_dim && h.layer_heads.empty() && *h.width % *h.heads != 0)
     h.problems.push_back(
@@ -582,15 +573,14 @@ void check_heads(const ModelFile& file, Hyperparameters& h) {
     break;
   }
   if (h.experts && h.experts_used && *h.experts_used > *h.experts)
-    h.problems.push_back(
-        fmt::format("{} {} is more than {} {}",
-                    key_name(file, h, "expert_used_count", "num_experts_per_tok",
-                             "num_experts_per_tok"),
-                    *h.experts_used,
-                    key_name(file, h, "expert_count", "num_experts", "num_experts"), *h.experts));
+    h.problems.push_back(fmt::format(
+        "{} {} is more than {} {}",
+        key_name(file, h, "expert_used_count", "num_experts_per_tok", "num_experts_per_tok"),
+        *h.experts_used, key_name(file, h, "expert_count", "num_experts", "num_experts"),
+        *h.experts));
   if (h.rope_dimensions && h.head_dim && *h.rope_dimensions > *h.head_dim)
-    h.problems.push_back(fmt::format("RoPE turns {} values of a head that has {}",
-                                     *h.rope_dimensions, *h.head_dim));
+    h.problems.push_back(
+        fmt::format("RoPE turns {} values of a head that has {}", *h.rope_dimensions, *h.head_dim));
 }
 
 void check_lists(const ModelFile& file, Hyperparameters& h) {

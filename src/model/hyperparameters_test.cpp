@@ -88,14 +88,10 @@ TEST(Hyperparameters, OfEveryModelInBothFormats) {
     EXPECT_EQ(narrow(hf.rope_base), narrow(gguf.rope_base));
     EXPECT_EQ(hf.rope_base_local, gguf.rope_base_local);
     // llama.cpp's converter drops Mistral's window, and writes llama3's scaling as a tensor.
-    if (std::string(made.name) == "mistral-swa")
-      EXPECT_EQ(hf.window, 8);
-    else
-      EXPECT_EQ(hf.window, gguf.window);
-    if (std::string(made.name) == "llama3-tied")
-      EXPECT_EQ(hf.rope_scaling, "llama3");
-    else
-      EXPECT_EQ(hf.rope_scaling, gguf.rope_scaling);
+    if (std::string(made.name) == "mistral-swa") EXPECT_EQ(hf.window, 8);
+    else EXPECT_EQ(hf.window, gguf.window);
+    if (std::string(made.name) == "llama3-tied") EXPECT_EQ(hf.rope_scaling, "llama3");
+    else EXPECT_EQ(hf.rope_scaling, gguf.rope_scaling);
   }
 }
 
@@ -103,7 +99,7 @@ FakeModel small_gguf() {
   FakeModel model(FileFormat::Gguf);
   model.set("general.architecture", std::string("llama"));
   const std::pair<const char*, int64_t> sizes[] = {
-      {"block_count", 2},          {"embedding_length", 64},  {"feed_forward_length", 128},
+      {"block_count", 2},          {"embedding_length", 64}, {"feed_forward_length", 128},
       {"attention.head_count", 4}, {"context_length", 2048}, {"vocab_size", 100}};
   for (const auto& [key, value] : sizes) model.set(std::string("llama.") + key, value);
   model.set("llama.attention.layer_norm_rms_epsilon", 1e-5);
@@ -152,8 +148,9 @@ TEST(Hyperparameters, WrongValuesAreNamed) {
             Texts{"llama.attention.head_count is 0, must be from 1 to 2147483647"});
   EXPECT_EQ(problems_with("llama.block_count", int64_t{-3}),
             Texts{"llama.block_count is -3, must be from 1 to 2147483647"});
-  EXPECT_EQ(problems_with("llama.feed_forward_length", uint64_t{1} << 63),
-            Texts{"llama.feed_forward_length is 9223372036854775808, must be from 1 to 2147483647"});
+  EXPECT_EQ(
+      problems_with("llama.feed_forward_length", uint64_t{1} << 63),
+      Texts{"llama.feed_forward_length is 9223372036854775808, must be from 1 to 2147483647"});
   EXPECT_EQ(problems_with("llama.attention.head_count", int64_t{3}),
             Texts{"llama.embedding_length 64 is not a multiple of llama.attention.head_count 3"});
   EXPECT_EQ(
@@ -166,10 +163,9 @@ TEST(Hyperparameters, WrongValuesAreNamed) {
 }
 
 TEST(Hyperparameters, MissingKeysAreNamed) {
-  for (const auto* key :
-       {"llama.block_count", "llama.embedding_length", "llama.attention.head_count",
-        "llama.feed_forward_length", "llama.context_length",
-        "llama.attention.layer_norm_rms_epsilon"}) {
+  for (const auto* key : {"llama.block_count", "llama.embedding_length",
+                          "llama.attention.head_count", "llama.feed_forward_length",
+                          "llama.context_length", "llama.attention.layer_norm_rms_epsilon"}) {
     auto model = small_gguf();
     model.file.metadata.erase(key);
     EXPECT_EQ(read_hyperparameters(model.file).problems, Texts{std::string(key) + " is missing"});

@@ -10,9 +10,8 @@ namespace {
 
 std::unexpected<Error> wrong(const std::string& key, const char* expected,
                              const MetadataValue& found) {
-  return fail(ErrorCode::Corrupt,
-              fmt::format("metadata '{}' must be {}, found {} ({})", key, expected, kind_of(found),
-                          to_text(found)));
+  return fail(ErrorCode::Corrupt, fmt::format("metadata '{}' must be {}, found {} ({})", key,
+                                              expected, kind_of(found), to_text(found)));
 }
 
 std::unexpected<Error> missing(const std::string& key) {

@@ -57,12 +57,10 @@ std::vector<Source> apr_sources(const Module& module) {
   const Form form = module.hf.empty() ? Form::Whole : module.hf.front().form;
   for (const auto& [gguf, apr] : kAprNames) {
     if (gguf != module.name) continue;
-    if (module.name != "blk.{}.attn_qkv")
-      sources.push_back({std::string(apr), form});
+    if (module.name != "blk.{}.attn_qkv") sources.push_back({std::string(apr), form});
     else if (form == Form::Transposed)
       sources.push_back({std::string(apr), Form::JoinedTransposed});
-    else
-      sources.push_back({std::string(apr), Form::JoinedQkv});
+    else sources.push_back({std::string(apr), Form::JoinedQkv});
   }
   if (module.name == "token_embd") sources.push_back({"tok_embeddings"});
   if (module.name == "blk.{}.attn_q" || module.name == "blk.{}.attn_k" ||
@@ -77,8 +75,7 @@ std::vector<Source> with_suffix(const std::vector<Source>& sources, bool bias) {
     if (!source.pattern.starts_with('='))
       result.push_back({source.pattern + (bias ? ".bias" : ".weight"),
                         bias ? bias_form(source.form) : source.form});
-    else if (!bias)
-      result.push_back({source.pattern.substr(1), source.form});
+    else if (!bias) result.push_back({source.pattern.substr(1), source.form});
   }
   return result;
 }
@@ -88,8 +85,7 @@ TensorRow single_row(const Module& module) {
   TensorRow row{module.name, module.shape, module.weight, module.where, module.group, {}, {}, {}};
   row.gguf = {{module.name}};
   for (const auto& source : module.hf)
-    row.hf.push_back(
-        {source.pattern.substr(source.pattern.starts_with('=') ? 1 : 0), source.form});
+    row.hf.push_back({source.pattern.substr(source.pattern.starts_with('=') ? 1 : 0), source.form});
   if (module.name == "position_embd.weight")
     row.apr = {{"model.position_embedding.weight", Form::Whole}};
   return row;
@@ -141,30 +137,54 @@ Modules embedding(const Family& f, const std::string& tokens, const std::string&
 }
 
 Module norm(const Family& f, const std::string& name, const std::string& source) {
-  return {"blk.{}." + name, {Size::Width}, Need::Required, f.norm_bias,
-          {{f.layer + source, f.norm}}};
+  return {
+      "blk.{}." + name, {Size::Width}, Need::Required, f.norm_bias, {{f.layer + source, f.norm}}};
 }
 
 Modules attention(const Family& f, const std::string& output) {
   const auto a = f.layer + "self_attn.";
-  return {{"blk.{}.attn_q", {Size::QueryRows, Size::Width}, Need::Required, f.qkv_bias,
+  return {{"blk.{}.attn_q",
+           {Size::QueryRows, Size::Width},
+           Need::Required,
+           f.qkv_bias,
            {{a + "q_proj", f.qk}}},
-          {"blk.{}.attn_k", {Size::KeyRows, Size::Width}, Need::Required, f.qkv_bias,
+          {"blk.{}.attn_k",
+           {Size::KeyRows, Size::Width},
+           Need::Required,
+           f.qkv_bias,
            {{a + "k_proj", f.qk}}},
-          {"blk.{}.attn_v", {Size::ValueRows, Size::Width}, Need::Required, f.qkv_bias,
+          {"blk.{}.attn_v",
+           {Size::ValueRows, Size::Width},
+           Need::Required,
+           f.qkv_bias,
            {{a + "v_proj"}}},
-          {"blk.{}.attn_output", {Size::Width, Size::MixedWidth}, Need::Required, f.out_bias,
+          {"blk.{}.attn_output",
+           {Size::Width, Size::MixedWidth},
+           Need::Required,
+           f.out_bias,
            {{f.layer + output}}}};
 }
 
 Modules gated_mlp(const Family& f, Where where) {
   const auto m = f.layer + "mlp.";
-  return {{"blk.{}.ffn_gate", {Size::Ffn, Size::Width}, Need::Required, f.mlp_bias,
-           {{m + "gate_proj"}}, where},
-          {"blk.{}.ffn_up", {Size::Ffn, Size::Width}, Need::Required, f.mlp_bias,
-           {{m + "up_proj"}}, where},
-          {"blk.{}.ffn_down", {Size::Width, Size::Ffn}, Need::Required, f.mlp_bias,
-           {{m + "down_proj"}}, where}};
+  return {{"blk.{}.ffn_gate",
+           {Size::Ffn, Size::Width},
+           Need::Required,
+           f.mlp_bias,
+           {{m + "gate_proj"}},
+           where},
+          {"blk.{}.ffn_up",
+           {Size::Ffn, Size::Width},
+           Need::Required,
+           f.mlp_bias,
+           {{m + "up_proj"}},
+           where},
+          {"blk.{}.ffn_down",
+           {Size::Width, Size::Ffn},
+           Need::Required,
+           f.mlp_bias,
+           {{m + "down_proj"}},
+           where}};
 }
 
 // transformers has each expert's three matrices, or since version 5 all experts in two tensors.
@@ -172,16 +192,17 @@ Modules experts(const Family& f, const std::string& router) {
   const auto e = f.layer + "mlp.experts.";
   const auto module = [&](const std::string& name, std::vector<Size> shape,
                           std::vector<Source> sources) {
-    return Module{"blk.{}." + name, std::move(shape), Need::Required, Need::Never,
-                  std::move(sources), Where::Experts};
+    return Module{"blk.{}." + name, std::move(shape),   Need::Required,
+                  Need::Never,      std::move(sources), Where::Experts};
   };
-  return {module("ffn_gate_inp", {Size::Experts, Size::Width}, {{f.layer + router}}),
-          module("ffn_gate_exps", {Size::Experts, Size::ExpertFfn, Size::Width},
-                 {{e + "[].gate_proj", Form::Stacked}, {"=" + e + "gate_up_proj", Form::FirstHalf}}),
-          module("ffn_up_exps", {Size::Experts, Size::ExpertFfn, Size::Width},
-                 {{e + "[].up_proj", Form::Stacked}, {"=" + e + "gate_up_proj", Form::SecondHalf}}),
-          module("ffn_down_exps", {Size::Experts, Size::Width, Size::ExpertFfn},
-                 {{e + "[].down_proj", Form::Stacked}, {"=" + e + "down_proj"}})};
+  return {
+      module("ffn_gate_inp", {Size::Experts, Size::Width}, {{f.layer + router}}),
+      module("ffn_gate_exps", {Size::Experts, Size::ExpertFfn, Size::Width},
+             {{e + "[].gate_proj", Form::Stacked}, {"=" + e + "gate_up_proj", Form::FirstHalf}}),
+      module("ffn_up_exps", {Size::Experts, Size::ExpertFfn, Size::Width},
+             {{e + "[].up_proj", Form::Stacked}, {"=" + e + "gate_up_proj", Form::SecondHalf}}),
+      module("ffn_down_exps", {Size::Experts, Size::Width, Size::ExpertFfn},
+             {{e + "[].down_proj", Form::Stacked}, {"=" + e + "down_proj"}})};
 }
 
 }  // namespace plumb

@@ -59,10 +59,8 @@ constexpr size_t kMostAbsent = 8;  // names of missing experts; more say nothing
 
 // Adds the tensor of one name, or its name to the absent ones.
 void collect(const Index& index, const std::string& name, TensorMatch& match) {
-  if (const auto* entry = index.find(name))
-    match.sources.push_back(entry);
-  else
-    match.absent.push_back(name);
+  if (const auto* entry = index.find(name)) match.sources.push_back(entry);
+  else match.absent.push_back(name);
 }
 
 TensorMatch match_source(const Index& index, const TensorRow& row, const Source& source,
@@ -141,9 +139,7 @@ const std::vector<TensorRow>* tensor_rows(std::string_view architecture) {
   return found == tables().end() ? nullptr : &found->second;
 }
 
-bool architecture_known(const Hyperparameters& h) {
-  return tensor_rows(h.architecture) != nullptr;
-}
+bool architecture_known(const Hyperparameters& h) { return tensor_rows(h.architecture) != nullptr; }
 
 std::optional<uint64_t> size_of(Size size, const Hyperparameters& h, size_t layer) {
   const Count heads = of_layer(h.layer_heads, h.heads, layer);
@@ -226,9 +222,8 @@ bool harmless(std::string_view name) {
   static constexpr std::string_view kEndings[] = {
       "rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached", ".attn.bias",
       ".attn.masked_bias",   ".attention.bias",       ".attention.masked_bias"};
-  static constexpr std::string_view kTowers[] = {"vision_tower.", "vision_model.",
-                                                 "multi_modal_projector.", "visual.",
-                                                 "audio_tower."};
+  static constexpr std::string_view kTowers[] = {
+      "vision_tower.", "vision_model.", "multi_modal_projector.", "visual.", "audio_tower."};
   if (name == "rope_freqs.weight" || name == "rope_factors_long.weight" ||
       name == "rope_factors_short.weight")
     return true;

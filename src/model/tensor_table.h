@@ -56,29 +56,29 @@ enum class Where : uint8_t { All, Dense, Experts, FullQuery, LowRankQuery, Absor
 // How a tensor of GGUF comes from what another file holds.
 enum class Form : uint8_t {
   Whole,
-  Transposed,         // [in, out]: GPT-2's Conv1D
-  Halves,             // q, k: pairs (i, i + n/2) of a head become neighbours (2i, 2i + 1)
-  MinusOne,           // a norm's weight stored less 1
-  QkvByHead,          // q, k, v of head 0, then of head 1…
-  QkvByGroup,         // Falcon: the queries of a group, their key, their value
-  Stacked,            // one tensor for each expert or head; "[]" is its number
-  FirstHalf,          // of [experts, gate and up, in]
-  SecondHalf,         // …
-  EvenTransposed,     // of [experts, in, gate and up in turn]
-  OddTransposed,      // …
-  Even,               // of [experts, gate and up in turn]
-  Odd,                // …
-  EachTransposed,     // [experts, in, out]
-  Fp4,                // MXFP4 as bytes of nibbles and bytes of exponents in two tensors
-  Fp4Even,            // … of gate and up in turn
-  Fp4Odd,             // …
-  QueryPart,          // rows of a fused qkv
-  KeyPart,            // …
-  ValuePart,          // …
-  JoinedQkv,          // three tensors; "*" is q, k or v
-  JoinedTransposed,   // three as [in, out]
-  AbsorbedKey,        // of kv_b [heads · (plain + value), rank]: each head's key part, transposed
-  AbsorbedValue,      // of kv_b: each head's value part
+  Transposed,        // [in, out]: GPT-2's Conv1D
+  Halves,            // q, k: pairs (i, i + n/2) of a head become neighbours (2i, 2i + 1)
+  MinusOne,          // a norm's weight stored less 1
+  QkvByHead,         // q, k, v of head 0, then of head 1…
+  QkvByGroup,        // Falcon: the queries of a group, their key, their value
+  Stacked,           // one tensor for each expert or head; "[]" is its number
+  FirstHalf,         // of [experts, gate and up, in]
+  SecondHalf,        // …
+  EvenTransposed,    // of [experts, in, gate and up in turn]
+  OddTransposed,     // …
+  Even,              // of [experts, gate and up in turn]
+  Odd,               // …
+  EachTransposed,    // [experts, in, out]
+  Fp4,               // MXFP4 as bytes of nibbles and bytes of exponents in two tensors
+  Fp4Even,           // … of gate and up in turn
+  Fp4Odd,            // …
+  QueryPart,         // rows of a fused qkv
+  KeyPart,           // …
+  ValuePart,         // …
+  JoinedQkv,         // three tensors; "*" is q, k or v
+  JoinedTransposed,  // three as [in, out]
+  AbsorbedKey,       // of kv_b [heads · (plain + value), rank]: each head's key part, transposed
+  AbsorbedValue,     // of kv_b: each head's value part
 };
 
 struct Source {
@@ -122,8 +122,8 @@ struct TensorMatches {
   std::vector<TensorMatch> matches;
   std::vector<const TensorEntry*> others;   // tensors that no row uses
   std::vector<const TensorEntry*> doubles;  // of two spellings of one name the second
-  size_t layers = 0;                 // as the metadata says, or as many as are found
-  std::vector<size_t> layers_found;  // in order, below `layers`
+  size_t layers = 0;                        // as the metadata says, or as many as are found
+  std::vector<size_t> layers_found;         // in order, below `layers`
 };
 TensorMatches match_tensors(const ModelFile& file, const Hyperparameters& h);
 

@@ -178,8 +178,7 @@ TEST(TensorTable, TheTokensDecideTheVocabulary) {
 TEST(TensorTable, BiasesInSomeLayersOnly) {
   auto model = zoo_gguf("llama-linear");
   model.remove("blk.1.attn_q.bias");
-  EXPECT_EQ(texts(issues_of(model)),
-            Texts{"blk.1.attn_q.bias is missing, layers 0, 2 have it"});
+  EXPECT_EQ(texts(issues_of(model)), Texts{"blk.1.attn_q.bias is missing, layers 0, 2 have it"});
   model = zoo_gguf("llama-gqa");
   model.add("blk.1.attn_q.bias", {256});
   // One layer has it and one has not, and its fellows of k and v are nowhere.
@@ -261,8 +260,7 @@ TEST(TensorTable, HugeClaimsCostNothing) {
 TEST(TensorTable, ALongListEnds) {
   FakeModel model(FileFormat::Gguf);
   model.set("general.architecture", std::string("llama"));
-  for (int i = 0; i < 3000; ++i)
-    model.add("blk." + std::to_string(i) + ".ffn_up.weight", {1, 1});
+  for (int i = 0; i < 3000; ++i) model.add("blk." + std::to_string(i) + ".ffn_up.weight", {1, 1});
   EXPECT_EQ(issues_of(model).size(), 1001U);
   // A folder of many layers that hold one tensor each is read in no time as well.
   FakeModel config(FileFormat::HuggingFace);
@@ -304,8 +302,7 @@ TEST(TensorTable, PrefixesOfNamesDiffer) {
   }
   auto model = zoo_config("qwen2-tied");
   model.add("norm.weight", {64});
-  EXPECT_EQ(texts(issues_of(model)),
-            Texts{"norm.weight stands twice, under two spellings"});
+  EXPECT_EQ(texts(issues_of(model)), Texts{"norm.weight stands twice, under two spellings"});
 }
 
 TEST(TensorTable, BuffersAreNoIssue) {
@@ -322,9 +319,9 @@ FakeModel apr_of_qwen2() {
   auto config = zoo_config("qwen2-tied");
   FakeModel model(FileFormat::Apr);
   model.set("architecture", std::string("qwen2"));
-  const std::pair<const char*, int64_t> sizes[] = {
-      {"hidden_size", 64}, {"num_layers", 3},         {"num_heads", 4},
-      {"num_kv_heads", 2}, {"intermediate_size", 40}, {"vocab_size", 288}};
+  const std::pair<const char*, int64_t> sizes[] = {{"hidden_size", 64},       {"num_layers", 3},
+                                                   {"num_heads", 4},          {"num_kv_heads", 2},
+                                                   {"intermediate_size", 40}, {"vocab_size", 288}};
   for (const auto& [key, value] : sizes) model.set(key, value);
   model.file.tensors = config.file.tensors;
   model.set("tied_embeddings", true).add("lm_head.weight", {288, 64});
@@ -378,10 +375,10 @@ TEST(TensorTable, UnknownArchitecturesHaveNoTable) {
 
 TEST(TensorTable, EveryNamedArchitectureHasATable) {
   for (const auto* name :
-       {"llama",  "mistral3", "qwen2",      "qwen3",    "qwen2moe", "qwen3moe",  "gemma",
-        "gemma2", "gemma3",   "phi2",       "phi3",     "smollm3",  "olmo2",     "gpt2",
-        "gptneox", "falcon",  "starcoder2", "stablelm", "granite",  "command-r", "glm4",
-        "exaone", "exaone4",  "bloom",      "gpt-oss",  "deepseek2"})
+       {"llama",   "mistral3", "qwen2",      "qwen3",    "qwen2moe", "qwen3moe",  "gemma",
+        "gemma2",  "gemma3",   "phi2",       "phi3",     "smollm3",  "olmo2",     "gpt2",
+        "gptneox", "falcon",   "starcoder2", "stablelm", "granite",  "command-r", "glm4",
+        "exaone",  "exaone4",  "bloom",      "gpt-oss",  "deepseek2"})
     EXPECT_NE(tensor_rows(name), nullptr) << name;
   for (const auto* type : {"cohere", "exaone", "bloom", "qwen2_moe", "gpt_oss", "deepseek_v2"})
     EXPECT_NE(tensor_rows(architecture_of(type)), nullptr) << type;

@@ -104,7 +104,8 @@ class Checker {
 
   std::string first_name(size_t layer) const {
     for (const auto& row : *tensor_rows(h_.architecture))
-      if (row.per_layer() && applies(row.where, h_, layer)) return expected_name(naming_, row, layer);
+      if (row.per_layer() && applies(row.where, h_, layer))
+        return expected_name(naming_, row, layer);
     return {};
   }
 
@@ -226,8 +227,7 @@ class Checker {
     for (const auto* member : members) {
       if (has(member) || member->without.empty()) continue;
       const auto name = expected_name(naming_, *member->row, member->without.front());
-      const auto other =
-          expected_name(naming_, *(*present)->row, (*present)->with.front());
+      const auto other = expected_name(naming_, *(*present)->row, (*present)->with.front());
       add(TensorIssue::Inconsistent, name,
           fmt::format("{} is missing, though {} is there: they come together", name, other));
     }
@@ -262,11 +262,12 @@ class Checker {
 
   void check_vocabulary() {
     const auto key = h_.declared + ".vocab_size";
-    const auto* tokens = array(file_.format == FileFormat::Gguf ? "tokenizer.ggml.tokens"
-                                                                : "tokenizer.vocabulary");
+    const auto* tokens =
+        array(file_.format == FileFormat::Gguf ? "tokenizer.ggml.tokens" : "tokenizer.vocabulary");
     if (tokens == nullptr || tokens->size() == 0 || !h_.vocabulary) return;
     if (file_.format == FileFormat::Apr && tokens->size() > *h_.vocabulary)
-      add(TensorIssue::Inconsistent, expected_name(naming_, tensor_rows(h_.architecture)->front(), 0),
+      add(TensorIssue::Inconsistent,
+          expected_name(naming_, tensor_rows(h_.architecture)->front(), 0),
           fmt::format("the embedding has {} rows by the metadata, the vocabulary {} tokens",
                       *h_.vocabulary, tokens->size()));
     const auto found = file_.metadata.find(key);

@@ -12,12 +12,24 @@ Modules start(const Family& f) {
 }
 
 Modules shared_expert(const Family& f, const std::string& source) {
-  return {{"blk.{}.ffn_gate_shexp", {Size::SharedFfn, Size::Width}, Need::Required, Need::Never,
-           {{f.layer + source + "gate_proj"}}, Where::Experts},
-          {"blk.{}.ffn_up_shexp", {Size::SharedFfn, Size::Width}, Need::Required, Need::Never,
-           {{f.layer + source + "up_proj"}}, Where::Experts},
-          {"blk.{}.ffn_down_shexp", {Size::Width, Size::SharedFfn}, Need::Required, Need::Never,
-           {{f.layer + source + "down_proj"}}, Where::Experts}};
+  return {{"blk.{}.ffn_gate_shexp",
+           {Size::SharedFfn, Size::Width},
+           Need::Required,
+           Need::Never,
+           {{f.layer + source + "gate_proj"}},
+           Where::Experts},
+          {"blk.{}.ffn_up_shexp",
+           {Size::SharedFfn, Size::Width},
+           Need::Required,
+           Need::Never,
+           {{f.layer + source + "up_proj"}},
+           Where::Experts},
+          {"blk.{}.ffn_down_shexp",
+           {Size::Width, Size::SharedFfn},
+           Need::Required,
+           Need::Never,
+           {{f.layer + source + "down_proj"}},
+           Where::Experts}};
 }
 
 Modules qwen2moe() {
@@ -26,8 +38,12 @@ Modules qwen2moe() {
   f.out_bias = Need::Never;
   f.output = Need::InGguf;
   // A matrix of one row in transformers, a vector in GGUF.
-  const Module gate = {"blk.{}.ffn_gate_inp_shexp", {Size::Width}, Need::Required, Need::Never,
-                       {{f.layer + "mlp.shared_expert_gate"}}, Where::Experts};
+  const Module gate = {"blk.{}.ffn_gate_inp_shexp",
+                       {Size::Width},
+                       Need::Required,
+                       Need::Never,
+                       {{f.layer + "mlp.shared_expert_gate"}},
+                       Where::Experts};
   return start(f) + attention(f) + experts(f, "mlp.gate") + Modules{gate} +
          shared_expert(f, "mlp.shared_expert.");
 }
@@ -51,11 +67,14 @@ Modules gpt_oss_experts(const Family& f) {
     return Module{name, shape, Need::Required, Need::Never, std::move(sources), Where::Experts};
   };
   return {
-      {"blk.{}.ffn_gate_inp", {Size::Experts, Size::Width}, Need::Required, bias,
-       {{f.layer + "mlp.router"}}, Where::Experts},
+      {"blk.{}.ffn_gate_inp",
+       {Size::Experts, Size::Width},
+       Need::Required,
+       bias,
+       {{f.layer + "mlp.router"}},
+       Where::Experts},
       module("blk.{}.ffn_gate_exps.weight", wide,
-             {{e + "gate_up_proj", Form::EvenTransposed},
-              {e + "gate_up_proj_*", Form::Fp4Even}}),
+             {{e + "gate_up_proj", Form::EvenTransposed}, {e + "gate_up_proj_*", Form::Fp4Even}}),
       module("blk.{}.ffn_up_exps.weight", wide,
              {{e + "gate_up_proj", Form::OddTransposed}, {e + "gate_up_proj_*", Form::Fp4Odd}}),
       module("blk.{}.ffn_down_exps.weight", narrow,
@@ -64,8 +83,7 @@ Modules gpt_oss_experts(const Family& f) {
              {{e + "gate_up_proj_bias", Form::Even}}),
       module("blk.{}.ffn_up_exps.bias", {Size::Experts, Size::ExpertFfn},
              {{e + "gate_up_proj_bias", Form::Odd}}),
-      module("blk.{}.ffn_down_exps.bias", {Size::Experts, Size::Width},
-             {{e + "down_proj_bias"}}),
+      module("blk.{}.ffn_down_exps.bias", {Size::Experts, Size::Width}, {{e + "down_proj_bias"}}),
   };
 }
 
@@ -75,7 +93,10 @@ Modules gpt_oss() {
   return embedding(f, "model.embed_tokens", "model.norm", "lm_head") +
          Modules{norm(f, "attn_norm", "input_layernorm"),
                  norm(f, "post_attention_norm", "post_attention_layernorm"),
-                 {"blk.{}.attn_sinks.weight", {Size::Heads}, Need::Required, Need::Never,
+                 {"blk.{}.attn_sinks.weight",
+                  {Size::Heads},
+                  Need::Required,
+                  Need::Never,
                   {{"=" + f.layer + "self_attn.sinks"}}}} +
          attention(f) + gpt_oss_experts(f);
 }
@@ -85,22 +106,53 @@ Modules low_rank_attention(const Family& f) {
   const auto need = Need::Required;
   const auto none = Need::Never;
   return {
-      {"blk.{}.attn_q", {Size::QueryRows, Size::Width}, need, none, {{a + "q_proj"}},
+      {"blk.{}.attn_q",
+       {Size::QueryRows, Size::Width},
+       need,
+       none,
+       {{a + "q_proj"}},
        Where::FullQuery},
-      {"blk.{}.attn_q_a", {Size::QueryRank, Size::Width}, need, none, {{a + "q_a_proj"}},
+      {"blk.{}.attn_q_a",
+       {Size::QueryRank, Size::Width},
+       need,
+       none,
+       {{a + "q_a_proj"}},
        Where::LowRankQuery},
-      {"blk.{}.attn_q_a_norm", {Size::QueryRank}, need, none, {{a + "q_a_layernorm"}},
+      {"blk.{}.attn_q_a_norm",
+       {Size::QueryRank},
+       need,
+       none,
+       {{a + "q_a_layernorm"}},
        Where::LowRankQuery},
-      {"blk.{}.attn_q_b", {Size::QueryRows, Size::QueryRank}, need, none, {{a + "q_b_proj"}},
+      {"blk.{}.attn_q_b",
+       {Size::QueryRows, Size::QueryRank},
+       need,
+       none,
+       {{a + "q_b_proj"}},
        Where::LowRankQuery},
-      {"blk.{}.attn_kv_a_mqa", {Size::KvRankRope, Size::Width}, need, none,
+      {"blk.{}.attn_kv_a_mqa",
+       {Size::KvRankRope, Size::Width},
+       need,
+       none,
        {{a + "kv_a_proj_with_mqa"}}},
       {"blk.{}.attn_kv_a_norm", {Size::KvRank}, need, none, {{a + "kv_a_layernorm"}}},
-      {"blk.{}.attn_k_b", {Size::Heads, Size::KvRank, Size::PlainDim}, need, none,
-       {{a + "kv_b_proj", Form::AbsorbedKey}}, Where::Absorbed},
-      {"blk.{}.attn_v_b", {Size::Heads, Size::ValueDim, Size::KvRank}, need, none,
-       {{a + "kv_b_proj", Form::AbsorbedValue}}, Where::Absorbed},
-      {"blk.{}.attn_kv_b", {Size::KeyValueRows, Size::KvRank}, need, none, {{a + "kv_b_proj"}},
+      {"blk.{}.attn_k_b",
+       {Size::Heads, Size::KvRank, Size::PlainDim},
+       need,
+       none,
+       {{a + "kv_b_proj", Form::AbsorbedKey}},
+       Where::Absorbed},
+      {"blk.{}.attn_v_b",
+       {Size::Heads, Size::ValueDim, Size::KvRank},
+       need,
+       none,
+       {{a + "kv_b_proj", Form::AbsorbedValue}},
+       Where::Absorbed},
+      {"blk.{}.attn_kv_b",
+       {Size::KeyValueRows, Size::KvRank},
+       need,
+       none,
+       {{a + "kv_b_proj"}},
        Where::Joined},
       {"blk.{}.attn_output", {Size::Width, Size::MixedWidth}, need, none, {{a + "o_proj"}}},
   };
@@ -109,8 +161,12 @@ Modules low_rank_attention(const Family& f) {
 Modules deepseek2() {
   const Family f;
   return start(f) + low_rank_attention(f) + gated_mlp(f, Where::Dense) + experts(f, "mlp.gate") +
-         Modules{{"blk.{}.exp_probs_b.bias", {Size::Experts}, Need::Optional, Need::Never,
-                  {{"=" + f.layer + "mlp.gate.e_score_correction_bias"}}, Where::Experts}} +
+         Modules{{"blk.{}.exp_probs_b.bias",
+                  {Size::Experts},
+                  Need::Optional,
+                  Need::Never,
+                  {{"=" + f.layer + "mlp.gate.e_score_correction_bias"}},
+                  Where::Experts}} +
          shared_expert(f, "mlp.shared_experts.");
 }
 

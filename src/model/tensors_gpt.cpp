@@ -33,9 +33,13 @@ Family with_biases(const std::string& layer) {
 Modules gpt2() {
   const auto f = with_biases("transformer.h.{}.");
   return embedding(f, "transformer.wte", "transformer.ln_f", "lm_head") +
-         Modules{{"position_embd.weight", {Size::Context, Size::Width}, Need::Required,
-                  Need::Never, {{"transformer.wpe.weight"}}},
-                 norm(f, "attn_norm", "ln_1"), norm(f, "ffn_norm", "ln_2")} +
+         Modules{{"position_embd.weight",
+                  {Size::Context, Size::Width},
+                  Need::Required,
+                  Need::Never,
+                  {{"transformer.wpe.weight"}}},
+                 norm(f, "attn_norm", "ln_1"),
+                 norm(f, "ffn_norm", "ln_2")} +
          fused_attention(f, "attn.c_attn", Form::Transposed, "attn.c_proj", Form::Transposed) +
          plain_mlp(f, "mlp.c_fc", "mlp.c_proj", Form::Transposed);
 }
@@ -102,10 +106,20 @@ Modules phi2() {
 
 // Norms of q and k with weights of their own for each head.
 Modules norms_by_head(const Family& f, const std::string& q, const std::string& k, Form form) {
-  return {{"blk.{}.attn_q_norm", {Size::Heads, Size::HeadDim}, Need::Optional, Need::Never,
-           {{f.layer + q, form}}, Where::All, 2},
-          {"blk.{}.attn_k_norm", {Size::KvHeads, Size::HeadDim}, Need::Optional, Need::Never,
-           {{f.layer + k, form}}, Where::All, 2}};
+  return {{"blk.{}.attn_q_norm",
+           {Size::Heads, Size::HeadDim},
+           Need::Optional,
+           Need::Never,
+           {{f.layer + q, form}},
+           Where::All,
+           2},
+          {"blk.{}.attn_k_norm",
+           {Size::KvHeads, Size::HeadDim},
+           Need::Optional,
+           Need::Never,
+           {{f.layer + k, form}},
+           Where::All,
+           2}};
 }
 
 Modules stablelm() {

@@ -62,7 +62,19 @@ void compare_sizes(const Hyperparameters& a, const Hyperparameters& b, FileCompa
   }
 }
 
-void compare_metadata(const ModelFile& a, const ModelFile& b, FileComparison& result) {
+// Keys that change what a run gives, beyond the sizes that every format has: constants of the
+// architecture, the pairing of RoPE, the vocabulary.
+bool bears_on_result(const ModelFile& file, const std::string& architecture,
+                     const std::string& key) {
+  if (file.format == FileFormat::Gguf)
+    return key.starts_with("tokenizer.ggml.") ||
+           (!architecture.empty() && key.starts_with(architecture + "."));
+  return file.format == FileFormat::Apr && (key == "rope_type" || key == "tokenizer.vocabulary" ||
+                                            key == "tokenizer.merges" || key == "tokenizer.scores");
+}
+
+void compare_metadata(const ModelFile& a, const ModelFile& b, const std::string& architecture,
+                      FileComparison& result) {
   std::set<std::string> keys;
   for (const auto& [key, value] : a.metadata) keys.insert(key);
   for (const auto& [key, value] : b.metadata) keys.insert(key);
@@ -74,8 +86,9 @@ void compare_metadata(const ModelFile& a, const ModelFile& b, FileComparison& re
       ++result.metadata_same;
       continue;
     }
-    result.metadata.push_back({key, x == a.metadata.end() ? "absent" : to_text(x->second),
-                               y == b.metadata.end() ? "absent" : to_text(y->second)});
+    auto& list = both && bears_on_result(a, architecture, key) ? result.sizes : result.metadata;
+    list.push_back({key, x == a.metadata.end() ? "absent" : to_text(x->second),
+                    y == b.metadata.end() ? "absent" : to_text(y->second)});
   }
 }
 
@@ -99,8 +112,8 @@ std::string joined(const std::vector<std::string>& texts) {
 bool same_bytes(const CanonicalTensor& a, const CanonicalTensor& b) {
   return a.is_view && b.is_view && a.view.dtype == b.view.dtype && a.shape == b.shape &&
          a.view.bytes.size() == b.view.bytes.size() &&
-         (a.view.bytes.empty() || std::memcmp(a.view.bytes.data(), b.view.bytes.data(),
-                                              a.view.bytes.size()) == 0);
+         (a.view.bytes.empty() ||
+          std::memcmp(a.view.bytes.data(), b.view.bytes.data(), a.view.bytes.size()) == 0);
 }
 
 void compare_pair(const ModelFile& file_a, const ModelFile& file_b, const CanonicalTensor& a,
@@ -113,9 +126,10 @@ void compare_pair(const ModelFile& file_a, const ModelFile& file_b, const Canoni
   TensorDifference difference{a.name,    joined(a.sources), joined(b.sources),
                               a.changes, b.changes,         {}};
   if (a.shape != b.shape && element_count(a.shape) != element_count(b.shape)) {
-    difference.weight_class = {"weights.shape",
-                               fmt::format("shape {} against {}", to_text(a.shape), to_text(b.shape)),
-                               {}};
+    difference.weight_class = {
+        "weights.shape",
+        fmt::format("shape {} against {}", to_text(a.shape), to_text(b.shape)),
+        {}};
   } else {
     const auto x = read_canonical(a);
     const auto y = read_canonical(b);
@@ -139,6 +153,20 @@ void add_missing(const CanonicalTensor& tensor, const char* side, FileComparison
   result.tensors.push_back(std::move(difference));
 }
 
+// Llama 3's scaling is a rule in config.json and a tensor of factors in a GGUF: where both files
+// have the factors, the comparison of the tensors has judged it.
+void drop_scaling_by_tensor(const std::vector<CanonicalTensor>& a,
+                            const std::vector<CanonicalTensor>& b, FileComparison& result) {
+  const auto has_factors = [](const std::vector<CanonicalTensor>& tensors) {
+    return std::ranges::find(tensors, "rope_freqs.weight", &CanonicalTensor::name) != tensors.end();
+  };
+  if (!has_factors(a) || !has_factors(b)) return;
+  std::erase_if(result.sizes, [](const KeyDifference& d) {
+    return d.key == "rope_scaling" &&
+           ((d.a == "llama3" && d.b == "none") || (d.a == "none" && d.b == "llama3"));
+  });
+}
+
 }  // namespace
 
 std::string FileComparison::verdict() const {
@@ -155,7 +183,7 @@ FileComparison compare_files(const ModelFile& a, const ModelFile& b,
   const auto sizes_a = read_hyperparameters(a);
   const auto sizes_b = read_hyperparameters(b);
   compare_sizes(sizes_a, sizes_b, result);
-  if (a.format == b.format) compare_metadata(a, b, result);
+  if (a.format == b.format) compare_metadata(a, b, sizes_a.architecture, result);
   else
     result.notes.push_back(fmt::format("metadata is compared by meaning: {} and {} have other keys",
                                        a.format_text, b.format_text));
@@ -175,6 +203,7 @@ FileComparison compare_files(const ModelFile& a, const ModelFile& b,
     if (progress) progress(++done, tensors_a.size());
   }
   for (const auto& [name, tensor] : partners) add_missing(*tensor, "second", result);
+  drop_scaling_by_tensor(tensors_a, tensors_b, result);
   return result;
 }
 

@@ -17,15 +17,17 @@ struct KeyDifference {
 };
 
 struct TensorDifference {
-  std::string name;                        // in the convention of GGUF
-  std::string source_a, source_b;          // names in the files
+  std::string name;                               // in the convention of GGUF
+  std::string source_a, source_b;                 // names in the files
   std::vector<std::string> changes_a, changes_b;  // what it took to bring them into one convention
   WeightClass weight_class;
 };
 
 struct FileComparison {
-  std::vector<KeyDifference> sizes;     // hyperparameters, whatever the formats
-  std::vector<KeyDifference> metadata;  // key by key, where both files have the same format
+  // What changes the result of a run: hyperparameters, whatever the formats, and, where both files
+  // have the same format, keys that have two values and bear on the result.
+  std::vector<KeyDifference> sizes;
+  std::vector<KeyDifference> metadata;  // all other keys, where both files have the same format
   size_t metadata_same = 0;
   std::vector<TensorDifference> tensors;  // only those that differ
   size_t tensors_same = 0;                // the same values

@@ -131,8 +131,7 @@ bool is_transposed(const StoredValues& a, const StoredValues& b) {
 
 // The factor between the two, if it is one for all values.
 std::optional<double> common_factor(const StoredValues& a, const StoredValues& b) {
-  const auto largest = std::ranges::max_element(
-      a.values, {}, [](float v) { return std::fabs(v); });
+  const auto largest = std::ranges::max_element(a.values, {}, [](float v) { return std::fabs(v); });
   if (largest == a.values.end() || *largest == 0 || !std::isfinite(*largest)) return {};
   const float ratio = b.values[static_cast<size_t>(largest - a.values.begin())] / *largest;
   if (ratio == 0 || !std::isfinite(ratio)) return {};
@@ -187,21 +186,20 @@ WeightClass rounding_class(const StoredValues& a, const StoredValues& b) {
   const auto name = [](const StoredValues& of) { return std::string(info(of.dtype).name); };
   const auto& coarse = coarser_of(a, b);
   const bool exact = is_reference_rounding(a, b);
-  return {"weights.rounding",
-          fmt::format("the same values up to rounding, {} against {}, relative L2 {:.3g}{}", name(a),
-                      name(b), relative_l2(a.values, b.values),
-                      exact ? fmt::format("; exactly the reference rounding to {}", name(coarse))
-                            : ""),
-          {{"baseline", name(a)},
-           {"candidate", name(b)},
-           {"reference_rounding", exact ? "true" : "false"}}};
+  return {
+      "weights.rounding",
+      fmt::format("the same values up to rounding, {} against {}, relative L2 {:.3g}{}", name(a),
+                  name(b), relative_l2(a.values, b.values),
+                  exact ? fmt::format("; exactly the reference rounding to {}", name(coarse)) : ""),
+      {{"baseline", name(a)},
+       {"candidate", name(b)},
+       {"reference_rounding", exact ? "true" : "false"}}};
 }
 
 }  // namespace
 
 WeightClass classify_weights(const StoredValues& a, const StoredValues& b) {
-  const auto shapes =
-      fmt::format("{}x{} against {}x{}", a.rows, a.columns, b.rows, b.columns);
+  const auto shapes = fmt::format("{}x{} against {}x{}", a.rows, a.columns, b.rows, b.columns);
   if (a.values.size() != b.values.size()) return {"weights.shape", shapes, {}};
   const bool same_bits =
       std::memcmp(a.values.data(), b.values.data(), a.values.size() * sizeof(float)) == 0;
@@ -213,9 +211,8 @@ WeightClass classify_weights(const StoredValues& a, const StoredValues& b) {
   if (within_rounding(a, b)) return rounding_class(a, b);
   if (is_off_by_one(a, b))
     return {"weights.offset",
-            fmt::format("every value is off by {:g}",
-                        std::round(static_cast<double>(b.values[0]) -
-                                   static_cast<double>(a.values[0]))),
+            fmt::format("every value is off by {:g}", std::round(static_cast<double>(b.values[0]) -
+                                                                 static_cast<double>(a.values[0]))),
             {}};
   if (const auto factor = common_factor(a, b))
     return {"weights.scaled",

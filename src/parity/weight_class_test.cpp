@@ -33,8 +33,8 @@ class WeightClasses : public testing::Test {
  protected:
   std::string reason(std::span<const float> a, std::span<const float> b, DType type_b = DType::F32,
                      size_t rows_b = kRows) {
-    found_ = classify_weights({DType::F32, kRows, kColumns, a},
-                              {type_b, rows_b, b.size() / rows_b, b});
+    found_ =
+        classify_weights({DType::F32, kRows, kColumns, a}, {type_b, rows_b, b.size() / rows_b, b});
     return found_.reason;
   }
   std::vector<float> rounded(DType type) {
@@ -52,8 +52,8 @@ class WeightClasses : public testing::Test {
 TEST_F(WeightClasses, TheSameValuesHaveNoClass) { EXPECT_EQ(reason(a_, b_), ""); }
 
 TEST_F(WeightClasses, RoundingToEachTypeIsRecognizedAndSaidToBeTheReference) {
-  for (const DType type : {DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0, DType::Q4_1,
-                           DType::Q4_K, DType::Q6_K}) {
+  for (const DType type :
+       {DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0, DType::Q4_1, DType::Q4_K, DType::Q6_K}) {
     auto values = rounded(type);
     EXPECT_EQ(reason(a_, values, type), "weights.rounding") << info(type).name;
     EXPECT_EQ(found_.parameters.at("reference_rounding"), "true") << info(type).name;
@@ -91,7 +91,8 @@ TEST_F(WeightClasses, ScaledAndOffByOne) {
   EXPECT_EQ(found_.parameters.at("found"), "3");
   auto norm = a_;
   for (auto& value : norm) value += 1;
-  const auto found = classify_weights({DType::F32, 1, a_.size(), a_}, {DType::F32, 1, a_.size(), norm});
+  const auto found =
+      classify_weights({DType::F32, 1, a_.size(), a_}, {DType::F32, 1, a_.size(), norm});
   EXPECT_EQ(found.reason, "weights.offset");
 }
 

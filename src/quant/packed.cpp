@@ -12,6 +12,9 @@ namespace {
 // 1/127 as bitsandbytes multiplies by it.
 constexpr float kInverse127 = 7.874015718698502e-3F;
 
+// AWQ: the nibble of output 8w + j, for each j.
+constexpr size_t kNibbleOf[8] = {0, 4, 1, 5, 2, 6, 3, 7};
+
 // make_packed() lets through F32, F16 and BF16 only.
 float float_at(const TensorView& view, size_t index) {
   switch (view.dtype) {
@@ -46,7 +49,6 @@ void read_gptq(const PackedWeight& weight, size_t row, float* out) {
 // w = (code - zero) * scale: qweight [in, out / 8], qzeros [groups, out / 8], scales [groups, out].
 // Nibble n of a word, the lowest first, is output 8w + {0, 2, 4, 6, 1, 3, 5, 7}[n].
 void read_awq(const PackedWeight& weight, size_t row, float* out) {
-  constexpr size_t kNibbleOf[8] = {0, 4, 1, 5, 2, 6, 3, 7};
   const TensorView& codes = weight.parts.at("qweight");
   const TensorView& zeros = weight.parts.at("qzeros");
   const TensorView& scales = weight.parts.at("scales");

@@ -13,6 +13,9 @@ namespace {
 
 using nlohmann::json;
 
+constexpr size_t kLongestState = 65536;
+constexpr DType kBytes[] = {DType::U8};
+
 // The values that the libraries' kernels have built in, in the order of the codes.
 constexpr std::array<float, 16> kNf4 = {-1.0F,
                                         -0.6961928009986877F,
@@ -35,10 +38,9 @@ constexpr std::array<float, 16> kFp4 = {
     -0.0F, -0.0625F / 12, -8.0F / 12, -1.0F, -4.0F / 12, -6.0F / 12, -2.0F / 12, -3.0F / 12};
 
 Result<json> parse_state(const TensorView& view) {
-  constexpr size_t kLongest = 65536;
-  if (view.bytes.size() > kLongest)
+  if (view.bytes.size() > kLongestState)
     return fail(ErrorCode::Corrupt, fmt::format("quant_state has {} bytes, expected {} at most",
-                                                view.bytes.size(), kLongest));
+                                                view.bytes.size(), kLongestState));
   const auto* text = reinterpret_cast<const char*>(view.bytes.data());
   json state = json::parse(text, text + view.bytes.size(), nullptr, /*allow_exceptions=*/false);
   if (!state.is_object()) return fail(ErrorCode::Corrupt, "quant_state is not a JSON object");
@@ -139,7 +141,6 @@ Result<void> complete_bnb_4bit(PackedWeight& weight) {
   TRY(check_map(weight));
   const uint64_t groups = divide_up(values, weight.group_size);
   const bool nested = has_part(weight, "weight.nested_absmax");
-  constexpr DType kBytes[] = {DType::U8};
   const std::span<const DType> scale_types = nested ? std::span<const DType>(kBytes) : kPlainFloats;
   TRY_ASSIGN(const TensorView* scales, require_part(weight, "weight.absmax", scale_types));
   TRY(require_shape("weight.absmax", *scales, {groups},

@@ -9,6 +9,9 @@
 namespace plumb {
 namespace {
 
+constexpr DType kFloat8[] = {DType::F8_E4M3, DType::F8_E5M2};
+constexpr DType kInt8[] = {DType::I8};
+
 Result<void> require_bits(uint64_t configured, uint64_t expected) {
   if (configured == 0 || configured == expected) return {};
   return fail(ErrorCode::Unsupported, fmt::format("{} bits, expected {}", configured, expected));
@@ -177,10 +180,8 @@ Result<void> complete_scaled(PackedWeight& weight, const PackedConfig& config) {
   const bool inverse = has_part(weight, "weight_scale_inv");
   if (inverse && has_part(weight, "weight_scale"))
     return fail(ErrorCode::Corrupt, "both weight_scale and weight_scale_inv are there");
-  constexpr DType kFloats8[] = {DType::F8_E4M3, DType::F8_E5M2};
-  constexpr DType kBytes[] = {DType::I8};
   const std::span<const DType> types =
-      weight.scheme == PackedScheme::Float8 ? std::span<const DType>(kFloats8) : kBytes;
+      weight.scheme == PackedScheme::Float8 ? std::span<const DType>(kFloat8) : kInt8;
   const char* scale_part = inverse ? "weight_scale_inv" : "weight_scale";
   TRY_ASSIGN(const TensorView* codes, require_part(weight, "weight", types));
   TRY_ASSIGN(const TensorView* scales, require_part(weight, scale_part, kPlainFloats));

@@ -98,18 +98,19 @@ Json tokenizer_json(const TokenizerFacts& facts) {
   for (const auto& token : facts.special)
     special[token.role] = {{"id", token.id < 0 ? Json(nullptr) : Json(token.id)},
                            {"text", token.text}};
-  return {{"kind", facts.kind},
-          {"tokens", facts.tokens},
-          {"merges", facts.merges},
-          {"control_tokens", facts.control_tokens},
-          {"special", special},
-          {"add_bos", optional(facts.add_bos)},
-          {"add_eos", optional(facts.add_eos)},
-          {"chat_template",
-           facts.chat_template.empty()
-               ? Json(nullptr)
-               : Json{{"family", facts.chat_family.empty() ? Json(nullptr) : Json(facts.chat_family)},
-                      {"characters", facts.chat_template.size()}}}};
+  return {
+      {"kind", facts.kind},
+      {"tokens", facts.tokens},
+      {"merges", facts.merges},
+      {"control_tokens", facts.control_tokens},
+      {"special", special},
+      {"add_bos", optional(facts.add_bos)},
+      {"add_eos", optional(facts.add_eos)},
+      {"chat_template",
+       facts.chat_template.empty()
+           ? Json(nullptr)
+           : Json{{"family", facts.chat_family.empty() ? Json(nullptr) : Json(facts.chat_family)},
+                  {"characters", facts.chat_template.size()}}}};
 }
 
 Json issue_json(const Issue& issue) {
@@ -122,7 +123,8 @@ Json issue_json(const Issue& issue) {
 
 Json keys_json(const std::vector<KeyDifference>& keys) {
   Json out = Json::array();
-  for (const auto& key : keys) out.push_back({{"key", key.key}, {"first", key.a}, {"second", key.b}});
+  for (const auto& key : keys)
+    out.push_back({{"key", key.key}, {"first", key.a}, {"second", key.b}});
   return out;
 }
 
@@ -190,17 +192,13 @@ std::string inspect_json(const ModelFile& file, const Summary& summary, const In
 
 std::string tensor_json(const TensorEntry& tensor, const TensorStatistics& statistics,
                         const Histogram& histogram) {
-  Json out = {{"plumb", "inspect"},
-              {"version", 1},
-              {"name", tensor.name},
-              {"dtype", info(tensor.view.dtype).name},
-              {"shape", tensor.view.shape},
-              {"bytes", tensor.view.bytes.size()},
+  Json out = {{"plumb", "inspect"},          {"version", 1},
+              {"name", tensor.name},         {"dtype", info(tensor.view.dtype).name},
+              {"shape", tensor.view.shape},  {"bytes", tensor.view.bytes.size()},
               {"offset", tensor.file_offset}};
   out.update(statistics_json(statistics));
-  out["histogram"] = {{"low", number(histogram.low)},
-                      {"high", number(histogram.high)},
-                      {"bins", histogram.bins}};
+  out["histogram"] = {
+      {"low", number(histogram.low)}, {"high", number(histogram.high)}, {"bins", histogram.bins}};
   return dump(out);
 }
 

@@ -68,18 +68,20 @@ std::string model_part(const ModelFile& file, const Summary& summary, InspectSty
   std::string out = heading("Model", style);
   if (!summary.name.empty()) out += line("name", printable(summary.name));
   if (!h.architecture.empty())
-    out += line("architecture", h.declared == h.architecture || h.declared.empty()
-                                    ? h.architecture
-                                    : fmt::format("{} (the file says {})", h.architecture,
-                                                  printable(h.declared)));
+    out += line("architecture",
+                h.declared == h.architecture || h.declared.empty()
+                    ? h.architecture
+                    : fmt::format("{} (the file says {})", h.architecture, printable(h.declared)));
   else if (!h.declared.empty())
-    out += line("architecture", printable(h.declared) + " (not known here: names and shapes are not "
-                                                        "checked)");
+    out += line("architecture", printable(h.declared) +
+                                    " (not known here: names and shapes are not "
+                                    "checked)");
   else out += line("architecture", "not given");
   std::string parameters = count_text(summary.parameters);
   if (summary.embedding_parameters > 0)
-    parameters += fmt::format(", {} of them the embedding{}", count_text(summary.embedding_parameters),
-                              h.tied ? " (also the output matrix)" : "");
+    parameters +=
+        fmt::format(", {} of them the embedding{}", count_text(summary.embedding_parameters),
+                    h.tied ? " (also the output matrix)" : "");
   out += line("parameters", parameters);
   out += line("tensors", fmt::format("{}", file.tensors.size()));
   add_size(out, "layers", h.layers);
@@ -100,13 +102,13 @@ std::string weights_part(const Summary& summary, InspectStyle style) {
   uint64_t all = 0;
   for (const auto& type : summary.types) all += type.bytes;
   for (const auto& type : summary.types)
-    out += fmt::format("  {:<18}{:>5} tensors {:>9} values {:>9} {:>6.1f} %{:>7.2f} bits each\n",
-                       info(type.dtype).name, type.tensors, count_text(type.elements),
-                       bytes_text(type.bytes),
-                       all == 0 ? 0.0 : 100.0 * static_cast<double>(type.bytes) / static_cast<double>(all),
-                       type.elements == 0 ? 0.0
-                                          : 8.0 * static_cast<double>(type.bytes) /
-                                                static_cast<double>(type.elements));
+    out += fmt::format(
+        "  {:<18}{:>5} tensors {:>9} values {:>9} {:>6.1f} %{:>7.2f} bits each\n",
+        info(type.dtype).name, type.tensors, count_text(type.elements), bytes_text(type.bytes),
+        all == 0 ? 0.0 : 100.0 * static_cast<double>(type.bytes) / static_cast<double>(all),
+        type.elements == 0
+            ? 0.0
+            : 8.0 * static_cast<double>(type.bytes) / static_cast<double>(type.elements));
   for (const auto& [key, value] : summary.quantization) out += line(key, printable(value));
   return out;
 }
@@ -127,12 +129,12 @@ std::string tokenizer_part(const TokenizerFacts& facts, InspectStyle style) {
   if (!facts.present) return out + "  none in this file: text cannot be turned into tokens\n";
   out += line("kind", printable(facts.kind));
   if (facts.tokens > 0)
-    out += line("tokens",
-                fmt::format("{}{}{}", facts.tokens,
-                            facts.merges > 0 ? fmt::format(", {} merges", facts.merges) : "",
-                            facts.control_tokens > 0
-                                ? fmt::format(", {} control tokens", facts.control_tokens)
-                                : ""));
+    out +=
+        line("tokens", fmt::format("{}{}{}", facts.tokens,
+                                   facts.merges > 0 ? fmt::format(", {} merges", facts.merges) : "",
+                                   facts.control_tokens > 0
+                                       ? fmt::format(", {} control tokens", facts.control_tokens)
+                                       : ""));
   for (const auto& token : facts.special)
     out += line(token.role, fmt::format("{}{}", token.id < 0 ? "" : fmt::format("{} ", token.id),
                                         printable(token.text, 60)));
@@ -154,8 +156,10 @@ const char* colour_of(Severity severity) {
 std::string issue_line(const Issue& issue, InspectStyle style) {
   const char* words[] = {"note", "suspect", "unsound"};
   const auto word = fmt::format("{:<8}", words[static_cast<size_t>(issue.severity)]);
+  // A text that names the tensor by itself needs no name before it.
+  const bool named = issue.tensor.empty() || issue.text.starts_with(issue.tensor);
   return fmt::format("  {} {}{}\n", paint(word, colour_of(issue.severity), style),
-                     issue.tensor.empty() ? "" : printable(issue.tensor, 300) + ": ", issue.text);
+                     named ? "" : printable(issue.tensor, 300) + ": ", issue.text);
 }
 
 size_t widest(const std::vector<TensorRowFacts>& rows) {
@@ -197,11 +201,13 @@ std::string key_lines(const std::vector<KeyDifference>& keys, bool all) {
   std::string out;
   size_t shown = 0;
   for (const auto& key : keys) {
+    // One key for each tensor, and the index says the same.
+    if (!all && key.key.starts_with("tensor_shapes.")) continue;
     if (!all && shown++ == 3 * kShown) {
-      out += fmt::format("  … {} more (--all shows them)\n", keys.size() - 3 * kShown);
+      out += fmt::format("  … {} more (--all shows all)\n", keys.size() - 3 * kShown);
       break;
     }
-    out += fmt::format("  {:<34}{}  |  {}\n", printable(key.key), key.a, key.b);
+    out += fmt::format("  {:<36} {}  |  {}\n", printable(key.key), key.a, key.b);
   }
   return out;
 }
@@ -224,9 +230,8 @@ std::string verdict_of(const Verification& verification) {
 }
 
 std::string summary_text(const ModelFile& file, const Summary& summary, InspectStyle style) {
-  std::string out =
-      fmt::format("{}  {} · {}\n", paint(file.path.string(), "1", style), file.format_text,
-                  bytes_text(summary.file_bytes));
+  std::string out = fmt::format("{}  {} · {}\n", paint(file.path.string(), "1", style),
+                                file.format_text, bytes_text(summary.file_bytes));
   out += model_part(file, summary, style);
   out += weights_part(summary, style);
   out += memory_part(summary, style);
@@ -251,8 +256,8 @@ std::string tensors_text(const std::vector<TensorRowFacts>& rows, InspectStyle s
   for (const auto& row : rows) {
     const auto& t = *row.tensor;
     out += fmt::format("{:<{}}  {:<8}{:>16}{:>11}{:>14}", printable(t.name, 120), width,
-                       info(t.view.dtype).name, to_text(t.view.shape), bytes_text(t.view.bytes.size()),
-                       t.file_offset);
+                       info(t.view.dtype).name, to_text(t.view.shape),
+                       bytes_text(t.view.bytes.size()), t.file_offset);
     if (row.statistics != nullptr) {
       const auto& s = *row.statistics;
       out += fmt::format("{:>11.4g}{:>11.4g}{:>11.3g}{:>11.4g}{:>9}", static_cast<double>(s.min),
@@ -267,9 +272,10 @@ std::string tensors_text(const std::vector<TensorRowFacts>& rows, InspectStyle s
 
 std::string tensor_text(const TensorEntry& tensor, const TensorStatistics& s,
                         const Histogram& histogram, InspectStyle style) {
-  std::string out = fmt::format("{}  {} {} · {} · at byte {}\n", paint(printable(tensor.name, 300), "1", style),
-                                info(tensor.view.dtype).name, to_text(tensor.view.shape),
-                                bytes_text(tensor.view.bytes.size()), tensor.file_offset);
+  std::string out =
+      fmt::format("{}  {} {} · {} · at byte {}\n", paint(printable(tensor.name, 300), "1", style),
+                  info(tensor.view.dtype).name, to_text(tensor.view.shape),
+                  bytes_text(tensor.view.bytes.size()), tensor.file_offset);
   out += line("values", fmt::format("{}", s.count));
   out += line("range", fmt::format("{:.6g} to {:.6g}", static_cast<double>(s.min),
                                    static_cast<double>(s.max)));
@@ -278,8 +284,8 @@ std::string tensor_text(const TensorEntry& tensor, const TensorStatistics& s,
   out += line("zeros", fmt::format("{}", s.zeros));
   if (s.nans > 0) out += line("NaN", fmt::format("{}, the first at value {}", s.nans, s.first_nan));
   if (s.infinities > 0)
-    out += line("infinite",
-                fmt::format("{}, the first at value {}", s.infinities, s.first_infinity));
+    out +=
+        line("infinite", fmt::format("{}, the first at value {}", s.infinities, s.first_infinity));
   if (!s.sha256.empty()) out += line("sha256 as float32", s.sha256);
   const uint64_t most = *std::ranges::max_element(histogram.bins);
   if (most == 0) return out;
@@ -303,10 +309,10 @@ std::string metadata_text(const ModelFile& file, InspectStyle style) {
   size_t width = 0;
   for (const auto& [key, value] : file.metadata) width = std::max(width, key.size());
   for (const auto& [key, value] : file.metadata)
-    out += fmt::format("{}{}  {}\n", paint(printable(key, 300), "1", style),
-                       std::string(std::min<size_t>(width, 60) -
-                                       std::min({key.size(), width, size_t{60}}), ' '),
-                       to_text(value));
+    out += fmt::format(
+        "{}{}  {}\n", paint(printable(key, 300), "1", style),
+        std::string(std::min<size_t>(width, 60) - std::min({key.size(), width, size_t{60}}), ' '),
+        to_text(value));
   return out;
 }
 
@@ -336,8 +342,9 @@ std::string verification_text(const ModelFile& file, const Verification& verific
   uint64_t values = 0;
   for (const auto& s : verification.statistics) values += s.count;
   const char* colour = verdict == "SOUND" ? "32" : verdict == "SUSPECT" ? "33" : "31";
-  out += fmt::format("\n{}  {} values of {} tensors read, {:.2f} s\n", paint(verdict, colour, style),
-                     count_text(values), verification.statistics.size(), verification.seconds);
+  out +=
+      fmt::format("\n{}  {} values of {} tensors read, {:.2f} s\n", paint(verdict, colour, style),
+                  count_text(values), verification.statistics.size(), verification.seconds);
   return out;
 }
 
@@ -382,8 +389,8 @@ std::string issues_text(const std::vector<Issue>& issues, InspectStyle style) {
 }
 
 std::string trace_text(const Trace& trace, bool all_steps, InspectStyle style) {
-  std::string out = fmt::format("{}  a trace: what each step of a run gave\n",
-                                paint(trace.label, "1", style));
+  std::string out =
+      fmt::format("{}  a trace: what each step of a run gave\n", paint(trace.label, "1", style));
   out += heading("Run", style);
   for (const auto& [key, value] : trace.provenance.engine) out += line(key, printable(value, 200));
   for (const auto& [key, value] : trace.provenance.model)
@@ -413,8 +420,7 @@ std::string trace_text(const Trace& trace, bool all_steps, InspectStyle style) {
                        step.positions.empty() ? 0 : step.positions.back());
   }
   if (!trace.unknown.empty())
-    out += line("other tensors",
-                fmt::format("{} names that are no step", trace.unknown.size()));
+    out += line("other tensors", fmt::format("{} names that are no step", trace.unknown.size()));
   return out;
 }
 

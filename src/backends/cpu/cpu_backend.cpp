@@ -17,7 +17,8 @@ class CpuBackend : public Backend {
   Arithmetic arithmetic(const Step& step) const override {
     Arithmetic a;
     if (step.weight) a.weights = info(step.weight->dtype).short_name;
-    if (step.op == Op::MatMul && cpu::has_int8_kernel(step.weight->dtype)) a.activations = "int8/32";
+    if (step.op == Op::MatMul && cpu::has_int8_kernel(step.weight->dtype))
+      a.activations = "int8/32";
     return a;
   }
 

@@ -198,7 +198,8 @@ class CpuSession : public Session {
       if (quantized)
         int8_kernel(weight.dtype)(out, step.width, weight.bytes.data(), begin, end, n, int8_rows,
                                   rows);
-      else if (is_quantized(weight.dtype)) widened_rows(out, step.width, weight, begin, end, x, rows);
+      else if (is_quantized(weight.dtype))
+        widened_rows(out, step.width, weight, begin, end, x, rows);
       else float_kernel(weight.dtype)(out, step.width, weight.bytes.data(), begin, end, n, x, rows);
       if (bias == nullptr) return;
       for (size_t r = 0; r < rows; ++r)
