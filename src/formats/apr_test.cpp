@@ -98,7 +98,8 @@ struct Parts {
       bytes += raw(static_cast<uint16_t>(tensor.name.size())) + tensor.name + raw(tensor.type) +
                raw(static_cast<uint8_t>(tensor.dims.size()));
       for (const uint64_t dim : tensor.dims) bytes += raw(dim);
-      bytes += raw(tensor.offset.value_or(offset)) + raw(tensor.size.value_or(tensor.data.size()));
+      bytes += raw(tensor.offset.value_or(offset));
+      bytes += raw(tensor.size.value_or(tensor.data.size()));
       offset += padded(tensor.data).size();
     }
     return bytes;

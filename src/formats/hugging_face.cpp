@@ -44,8 +44,8 @@ Result<json> read_json(const fs::path& path) {
 Result<void> add_config(ModelFile& model, const fs::path& folder) {
   const std::pair<const char*, const char*> files[] = {
       {"config.json", ""},
-      {"generation_config.json", "generation_config."},
-      {"tokenizer_config.json", "tokenizer_config."}};
+      {"generation_config.json", "generation_config"},
+      {"tokenizer_config.json", "tokenizer_config"}};
   for (const auto& [name, prefix] : files) {
     const auto path = folder / name;
     if (!is_there(path)) continue;

@@ -84,29 +84,21 @@ std::vector<uint64_t> absorbed_rows(const HeadCounts& c, bool key) {
 
 class RecipeMaker {
  public:
-  RecipeMaker(const TensorMatch& match, const Shape& shape, const Hyperparameters& h)
-      : match_(match), shape_(shape), counts_(head_counts(h, match.layer)) {}
+  RecipeMaker(const TensorMatch& match, const Shape& shape, const Hyperparameters& h,
+              CanonicalTensor& tensor)
+      : match_(match),
+        shape_(shape),
+        counts_(head_counts(h, match.layer)),
+        recipe_(tensor.recipe),
+        changes_(tensor.changes) {}
 
-  bool make(CanonicalRecipe& recipe, std::vector<std::string>& changes) {
-    recipe.row_length = shape_.size() > 1 ? shape_.back() : 1;
-    const auto rows = [&](std::vector<uint64_t> list, std::string words) {
-      recipe.all_rows = false;
-      recipe.rows = std::move(list);
-      changes.push_back(std::move(words));
-      return true;
-    };
-    const uint64_t experts = shape_.front();
-    const uint64_t n = shape_.size() > 1 ? shape_[1] : 0;
+  bool make() {
+    recipe_.row_length = shape_.size() > 1 ? shape_.back() : 1;
     const HeadCounts& c = counts_;
     switch (match_.form) {
-      case Form::Whole: return true;
-      case Form::Transposed: return turned(recipe, changes, "transposed (Conv1D)");
-      case Form::EachTransposed: return turned(recipe, changes, "each expert transposed");
-      case Form::MinusOne:
-        recipe.added = 1;
-        changes.push_back("1 added (norm)");
-        return true;
-      case Form::Halves: return halves(recipe, changes, row_range(0, shape_.front()));
+      case Form::Transposed: return turned("transposed (Conv1D)");
+      case Form::MinusOne: recipe_.added = 1; return changed("1 added (norm)");
+      case Form::Halves: return halves(row_range(0, shape_.front()));
       case Form::QkvByHead:
         return c.kv_heads == c.heads && c.value_dim == c.head_dim &&
                rows(grouped_qkv(c.heads, 1, c.head_dim), "q, k, v un-interleaved (head by head)");
@@ -114,90 +106,91 @@ class RecipeMaker {
         return c.kv_heads != 0 && c.heads % c.kv_heads == 0 && c.value_dim == c.head_dim &&
                rows(grouped_qkv(c.kv_heads, c.heads / c.kv_heads, c.head_dim),
                     "q, k, v un-interleaved (group by group)");
-      case Form::Stacked: changes.push_back("stacked"); return true;
-      case Form::FirstHalf: return rows(expert_rows(experts, n, 0, 1), "gate taken from gate_up");
-      case Form::SecondHalf: return rows(expert_rows(experts, n, n, 1), "up taken from gate_up");
-      case Form::EvenTransposed:
-        turned(recipe, changes, "each expert transposed");
-        return rows(expert_rows(experts, n, 0, 2), "gate taken from gate_up, every other row");
-      case Form::OddTransposed:
-        turned(recipe, changes, "each expert transposed");
-        return rows(expert_rows(experts, n, 1, 2), "up taken from gate_up, every other row");
-      case Form::Even:
-      case Form::Odd:
-        recipe.row_length = 1;
-        return rows(expert_rows(experts, n, match_.form == Form::Odd, 2),
-                    "every other value taken from gate_up");
-      case Form::Fp4: return fp4(recipe, changes);
-      case Form::Fp4Even:
-        return fp4(recipe, changes) &&
-               rows(expert_rows(experts, n, 0, 2), "gate taken from gate_up, every other row");
-      case Form::Fp4Odd:
-        return fp4(recipe, changes) &&
-               rows(expert_rows(experts, n, 1, 2), "up taken from gate_up, every other row");
-      case Form::QueryPart: return part(recipe, changes, 0, c.heads * c.head_dim, "q");
-      case Form::KeyPart:
-        return part(recipe, changes, c.heads * c.head_dim, c.kv_heads * c.head_dim, "k");
+      case Form::QueryPart: return part(0, c.heads * c.head_dim, "q");
+      case Form::KeyPart: return part(c.heads * c.head_dim, c.kv_heads * c.head_dim, "k");
       case Form::ValuePart:
-        return part(recipe, changes, (c.heads + c.kv_heads) * c.head_dim, c.kv_heads * c.value_dim,
-                    "v");
-      case Form::JoinedQkv: changes.push_back("q, k, v joined"); return true;
+        return part((c.heads + c.kv_heads) * c.head_dim, c.kv_heads * c.value_dim, "v");
+      case Form::JoinedQkv: return changed("q, k, v joined");
       case Form::JoinedTransposed:
-        turned(recipe, changes, "transposed (Conv1D)");
-        changes.push_back("q, k, v joined");
-        return true;
+        return turned("transposed (Conv1D)") && changed("q, k, v joined");
       case Form::AbsorbedKey:
-        recipe.turn = Turn::Last;
-        recipe.turn_rows = c.plain_dim;
-        recipe.row_length = shape_[1];
+        recipe_.turn = Turn::Last;
+        recipe_.turn_rows = c.plain_dim;
+        recipe_.row_length = shape_[1];
         return rows(absorbed_rows(c, true), "each head's key part taken from kv_b, transposed");
       case Form::AbsorbedValue:
         return rows(absorbed_rows(c, false), "each head's value part taken from kv_b");
+      default: return make_experts();
     }
-    CHECK(false);
   }
 
  private:
-  static bool turned(CanonicalRecipe& recipe, std::vector<std::string>& changes,
-                     const char* words) {
-    recipe.turn = Turn::First;
-    changes.push_back(words);
+  bool make_experts() {
+    const uint64_t experts = shape_.front();
+    const uint64_t n = shape_.size() > 1 ? shape_[1] : 0;
+    const char* gate = "gate taken from gate_up, every other row";
+    const char* up = "up taken from gate_up, every other row";
+    const auto even = [&] { return rows(expert_rows(experts, n, 0, 2), gate); };
+    const auto odd = [&] { return rows(expert_rows(experts, n, 1, 2), up); };
+    switch (match_.form) {
+      case Form::Stacked: return changed("stacked");
+      case Form::FirstHalf: return rows(expert_rows(experts, n, 0, 1), "gate taken from gate_up");
+      case Form::SecondHalf: return rows(expert_rows(experts, n, n, 1), "up taken from gate_up");
+      case Form::EachTransposed: return turned("each expert transposed");
+      case Form::EvenTransposed: return turned("each expert transposed") && even();
+      case Form::OddTransposed: return turned("each expert transposed") && odd();
+      case Form::Even: recipe_.row_length = 1; return even();
+      case Form::Odd: recipe_.row_length = 1; return odd();
+      case Form::Fp4: return fp4();
+      case Form::Fp4Even: return fp4() && even();
+      case Form::Fp4Odd: return fp4() && odd();
+      default: return false;
+    }
+  }
+
+  bool changed(std::string words) {
+    changes_.push_back(std::move(words));
     return true;
   }
 
-  bool halves(CanonicalRecipe& recipe, std::vector<std::string>& changes,
-              std::vector<uint64_t> rows) const {
-    if (counts_.head_dim == 0 || counts_.head_dim % 2 != 0 || rows.size() % counts_.head_dim != 0)
+  bool rows(std::vector<uint64_t> list, std::string words) {
+    recipe_.all_rows = false;
+    recipe_.rows = std::move(list);
+    return changed(std::move(words));
+  }
+
+  bool turned(const char* words) {
+    recipe_.turn = Turn::First;
+    return changed(words);
+  }
+
+  bool halves(std::vector<uint64_t> list) {
+    if (counts_.head_dim == 0 || counts_.head_dim % 2 != 0 || list.size() % counts_.head_dim != 0)
       return false;
-    halves_to_neighbours(rows, counts_.head_dim);
-    recipe.all_rows = false;
-    recipe.rows = std::move(rows);
-    changes.push_back("rows of each head reordered for neighbouring RoPE pairs");
-    return true;
+    halves_to_neighbours(list, counts_.head_dim);
+    return rows(std::move(list), "rows of each head reordered for neighbouring RoPE pairs");
   }
 
-  bool part(CanonicalRecipe& recipe, std::vector<std::string>& changes, uint64_t first,
-            uint64_t count, const char* which) const {
-    recipe.all_rows = false;
-    recipe.rows = row_range(first, count);
-    changes.push_back(fmt::format("{} taken from qkv", which));
+  bool part(uint64_t first, uint64_t count, const char* which) {
+    rows(row_range(first, count), fmt::format("{} taken from qkv", which));
     // A fused tensor under another name than GGUF's has its rows as transformers has them.
     const bool foreign = !match_.sources.front()->name.starts_with("blk.");
     const bool paired = !match_.row->hf.empty() && match_.row->hf.front().form == Form::Halves;
-    return !foreign || !paired || halves(recipe, changes, row_range(first, count));
+    return !foreign || !paired || halves(row_range(first, count));
   }
 
-  bool fp4(CanonicalRecipe& recipe, std::vector<std::string>& changes) const {
+  bool fp4() {
     for (const auto* source : match_.sources)
       if (source->view.dtype != DType::U8) return false;
-    recipe.fp4 = true;
-    changes.push_back("MXFP4 blocks and scales put together");
-    return true;
+    recipe_.fp4 = true;
+    return changed("MXFP4 blocks and scales put together");
   }
 
   const TensorMatch& match_;
   const Shape& shape_;
   HeadCounts counts_;
+  CanonicalRecipe& recipe_;
+  std::vector<std::string>& changes_;
 };
 
 // --- From matches to tensors.
@@ -228,8 +221,7 @@ CanonicalTensor as_stored(std::string name, const TensorEntry& entry) {
   return tensor;
 }
 
-// Whether each source has the shape that its part of the whole asks for, and no more dtypes than
-// one: then rows can be counted through.
+// Whether each source has the shape that its part of the whole asks for.
 bool sources_fit(const TensorMatch& match, const Shape& whole, const Hyperparameters& h) {
   for (size_t i = 0; i < match.sources.size(); ++i)
     if (source_shape(match.form, whole, h, match.layer, i) != match.sources[i]->view.shape)
@@ -280,19 +272,12 @@ class Canonicalizer {
     const auto whole = row_shape(match, h_);
     const bool fits = whole && sources_fit(match, *whole, h_);
     if (match.form == Form::Whole) {
-      auto tensor = as_stored(layer_name(match), *match.sources.front());
-      // [1, n] and [n] are the same to ggml.
-      if (whole && tensor.shape.size() == whole->size() + 1 && tensor.shape.front() == 1)
-        tensor.shape.erase(tensor.shape.begin());
-      tensor.view.shape = tensor.shape;
-      if (match.row->name == "output.weight" && h_.tied && file_.format != FileFormat::Gguf)
-        tensor.changes.push_back("not the embedding, though the metadata says they are one");
-      add(std::move(tensor));
+      add_whole(match, whole);
       return;
     }
     CanonicalTensor tensor;
     tensor.is_view = false;
-    if (!fits || !RecipeMaker(match, *whole, h_).make(tensor.recipe, tensor.changes)) {
+    if (!fits || !RecipeMaker(match, *whole, h_, tensor).make()) {
       add_unfit(match);
       return;
     }
@@ -302,6 +287,17 @@ class Canonicalizer {
       tensor.sources.push_back(source->name);
       tensor.recipe.parts.push_back(source->view);
     }
+    add(std::move(tensor));
+  }
+
+  void add_whole(const TensorMatch& match, const std::optional<Shape>& whole) {
+    auto tensor = as_stored(layer_name(match), *match.sources.front());
+    // [1, n] and [n] are the same to ggml.
+    if (whole && tensor.shape.size() == whole->size() + 1 && tensor.shape.front() == 1)
+      tensor.shape.erase(tensor.shape.begin());
+    tensor.view.shape = tensor.shape;
+    if (match.row->name == "output.weight" && h_.tied && file_.format != FileFormat::Gguf)
+      tensor.changes.push_back("not the embedding, though the metadata says they are one");
     add(std::move(tensor));
   }
 

@@ -10,8 +10,10 @@ namespace {
 
 std::unexpected<Error> wrong(const std::string& key, const char* expected,
                              const MetadataValue& found) {
-  return fail(ErrorCode::Corrupt, fmt::format("metadata '{}' must be {}, found {} ({})", key,
-                                              expected, kind_of(found), to_text(found)));
+  // A digit in quotes is easily taken for the number.
+  const char* kind = std::holds_alternative<std::string>(found) ? "the string " : "";
+  return fail(ErrorCode::Corrupt, fmt::format("metadata '{}' must be {}, found {}{}", key, expected,
+                                              kind, to_text(found)));
 }
 
 std::unexpected<Error> missing(const std::string& key) {

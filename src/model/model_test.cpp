@@ -410,8 +410,9 @@ TEST_F(ModelTest, TheTokenizerFitsTheVocabulary) {
   EXPECT_EQ(model->tokenizer->size(), kVocabulary);
   expect_corrupt(with_tokens(11), "the tokenizer has 11 tokens, token_embd.weight has 12 rows");
   expect_corrupt(with_tokens(13), "the tokenizer has 13 tokens, token_embd.weight has 12 rows");
-  expect_corrupt(with_tokens(12).set("tokenizer.ggml.tokens", str("abc")),
-                 "metadata 'tokenizer.ggml.tokens' must be an array of strings, found 'abc'");
+  expect_corrupt(
+      with_tokens(12).set("tokenizer.ggml.tokens", str("abc")),
+      "metadata 'tokenizer.ggml.tokens' must be an array of strings, found the string 'abc'");
   expect_corrupt(with_tokens(12).set("tokenizer.ggml.add_bos_token", u32(1)),
                  "metadata 'tokenizer.ggml.add_bos_token' must be true or false, found 1");
 }

@@ -132,6 +132,49 @@ Count of_layer(const std::vector<size_t>& list, const std::optional<size_t>& all
   return all ? Count(*all) : std::nullopt;
 }
 
+using Shape = std::vector<uint64_t>;
+
+// Blocks of 32 values: 16 bytes each in the first tensor, one exponent in the second.
+std::optional<Shape> fp4_shape(Shape shape, size_t source) {
+  if (shape.back() % 32 != 0) return std::nullopt;
+  shape.back() /= 32;
+  if (source == 0) shape.push_back(16);
+  return shape;
+}
+
+std::optional<Shape> with_rows(Shape shape, Count rows) {
+  if (!rows) return std::nullopt;
+  shape.front() = *rows;
+  return shape;
+}
+
+// Of the forms that take parts of, or join, q, k and v.
+std::optional<Shape> attention_shape(Form form, Shape shape, const Hyperparameters& h, size_t layer,
+                                     size_t source) {
+  const auto size = [&](Size which) { return size_of(which, h, layer); };
+  switch (form) {
+    case Form::QueryPart:
+    case Form::KeyPart:
+    case Form::ValuePart: return with_rows(std::move(shape), size(Size::QkvRows));
+    case Form::JoinedQkv:
+    case Form::JoinedTransposed: {
+      constexpr Size kRows[] = {Size::QueryRows, Size::KeyRows, Size::ValueRows};
+      auto joined = with_rows(std::move(shape), size(kRows[source]));
+      if (joined && form == Form::JoinedTransposed) std::ranges::reverse(*joined);
+      return joined;
+    }
+    case Form::AbsorbedKey:
+    case Form::AbsorbedValue: {
+      const auto rows = size(Size::KeyValueRows);
+      const auto rank = size(Size::KvRank);
+      if (!rows || !rank) return std::nullopt;
+      return Shape{*rows, *rank};
+    }
+    default: break;
+  }
+  CHECK(false);
+}
+
 }  // namespace
 
 const std::vector<TensorRow>* tensor_rows(std::string_view architecture) {
@@ -279,12 +322,6 @@ std::string expected_name(Naming naming, const TensorRow& row, size_t layer) {
 std::optional<std::vector<uint64_t>> source_shape(Form form, std::vector<uint64_t> shape,
                                                   const Hyperparameters& h, size_t layer,
                                                   size_t source) {
-  const auto size = [&](Size which) { return size_of(which, h, layer); };
-  const auto first = [&](Count value) -> std::optional<std::vector<uint64_t>> {
-    if (!value) return std::nullopt;
-    shape.front() = *value;
-    return shape;
-  };
   const size_t n = shape.size();
   switch (form) {
     case Form::Whole:
@@ -304,35 +341,11 @@ std::optional<std::vector<uint64_t>> source_shape(Form form, std::vector<uint64_
     case Form::Even:
     case Form::Odd: shape[n - 1] *= 2; return shape;
     case Form::EachTransposed: std::swap(shape[n - 2], shape[n - 1]); return shape;
-    case Form::Fp4:
+    case Form::Fp4: return fp4_shape(std::move(shape), source);
     case Form::Fp4Even:
-    case Form::Fp4Odd:
-      if (form != Form::Fp4) shape[n - 2] *= 2;
-      if (shape[n - 1] % 32 != 0) return std::nullopt;
-      shape[n - 1] /= 32;
-      if (source == 0) shape.push_back(16);
-      return shape;
-    case Form::QueryPart:
-    case Form::KeyPart:
-    case Form::ValuePart: return first(size(Size::QkvRows));
-    case Form::JoinedQkv:
-    case Form::JoinedTransposed: {
-      const auto rows = size(source == 0   ? Size::QueryRows
-                             : source == 1 ? Size::KeyRows
-                                           : Size::ValueRows);
-      auto joined = first(rows);
-      if (joined && form == Form::JoinedTransposed) std::ranges::reverse(*joined);
-      return joined;
-    }
-    case Form::AbsorbedKey:
-    case Form::AbsorbedValue: {
-      const auto rows = size(Size::KeyValueRows);
-      const auto rank = size(Size::KvRank);
-      if (!rows || !rank) return std::nullopt;
-      return std::vector<uint64_t>{*rows, *rank};
-    }
+    case Form::Fp4Odd: shape[n - 2] *= 2; return fp4_shape(std::move(shape), source);
+    default: return attention_shape(form, std::move(shape), h, layer, source);
   }
-  CHECK(false);
 }
 
 }  // namespace plumb
