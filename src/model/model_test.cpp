@@ -308,7 +308,7 @@ TEST_F(ModelTest, KeysOfTheWrongTypeAreRefused) {
         "llama.attention.key_length", "llama.rope.dimension_count",
         "llama.attention.sliding_window", "llama.expert_count"}) {
     const std::string start = "metadata '" + key + "' " + whole;
-    expect_corrupt(TinyModel().set(key, str("1")), start + "'1'");
+    expect_corrupt(TinyModel().set(key, str("1")), start + "the string '1'");
     expect_corrupt(TinyModel().set(key, i32(-1)), start + "-1");
     expect_corrupt(TinyModel().set(key, f32(1)), start + "1");
     expect_corrupt(TinyModel().set(key, u32(1U << 31)), start + "2147483648");
@@ -317,7 +317,7 @@ TEST_F(ModelTest, KeysOfTheWrongTypeAreRefused) {
   for (const std::string key : {"llama.rope.freq_base", "llama.attention.layer_norm_rms_epsilon",
                                 "llama.rope.scaling.factor", "llama.rope.scale_linear"}) {
     const std::string start = "metadata '" + key + "' must be a finite number, found ";
-    expect_corrupt(TinyModel().set(key, str("1")), start + "'1'");
+    expect_corrupt(TinyModel().set(key, str("1")), start + "the string '1'");
     expect_corrupt(TinyModel().set(key, f32(std::numeric_limits<float>::infinity())),
                    start + "inf");
     expect_corrupt(TinyModel().set(key, f32(std::numeric_limits<float>::quiet_NaN())),
