@@ -5,9 +5,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <charconv>
 #include <limits>
 #include <optional>
-#include <regex>
 #include <set>
 
 #include "core/byte_reader.h"
@@ -329,11 +329,22 @@ struct SplitName {
 
 // NAME-00001-of-00003.gguf, as the tools that split a model name its parts.
 std::optional<SplitName> split_name(const std::filesystem::path& path) {
-  static const std::regex pattern(R"((.*)-(\d{5})-of-(\d{5})\.gguf)");
-  std::smatch match;
+  constexpr std::string_view kForm = "-00001-of-00003.gguf";
+  constexpr size_t kDigits = 5;
   const auto name = path.filename().string();
-  if (!std::regex_match(name, match, pattern)) return std::nullopt;
-  return SplitName{match[1], std::stoul(match[2]), std::stoul(match[3])};
+  if (name.size() < kForm.size()) return std::nullopt;
+  const auto end = std::string_view(name).substr(name.size() - kForm.size());
+  const auto number = [&](size_t at) -> std::optional<size_t> {
+    size_t value = 0;
+    const auto* first = end.data() + at;
+    const auto [stop, error] = std::from_chars(first, first + kDigits, value);
+    return error == std::errc() && stop == first + kDigits ? std::optional(value) : std::nullopt;
+  };
+  const auto part = number(1);
+  const auto count = number(10);
+  if (end[0] != '-' || end.substr(6, 4) != "-of-" || end.substr(15) != ".gguf" || !part || !count)
+    return std::nullopt;
+  return SplitName{name.substr(0, name.size() - kForm.size()), *part, *count};
 }
 
 std::filesystem::path split_path(const std::filesystem::path& path, const SplitName& name,
