@@ -162,9 +162,11 @@ Result<int> show_tensors(const ModelFile& file, const InspectOptions& options) {
   if (rows.empty())
     return fail(ErrorCode::Usage, fmt::format("{}: no tensor's name matches '{}'",
                                               file.path.string(), options.filter));
+  // Equal ones stay in the order of the file.
   const auto sort_by = [&](auto key) {
-    std::stable_sort(rows.begin(), rows.end(),
-                     [&](const auto& a, const auto& b) { return key(a) < key(b); });
+    std::sort(rows.begin(), rows.end(), [&](const auto& a, const auto& b) {
+      return std::pair(key(a), a.tensor) < std::pair(key(b), b.tensor);
+    });
   };
   if (options.sort == "name") sort_by([](const auto& r) { return r.tensor->name; });
   if (options.sort == "size")

@@ -35,7 +35,9 @@ std::vector<TypeTotal> type_totals(const ModelFile& file) {
   }
   std::vector<TypeTotal> sorted;
   for (const auto& [dtype, total] : totals) sorted.push_back(total);
-  std::ranges::stable_sort(sorted, [](const auto& a, const auto& b) { return a.bytes > b.bytes; });
+  std::ranges::sort(sorted, [](const auto& a, const auto& b) {
+    return a.bytes != b.bytes ? a.bytes > b.bytes : a.dtype < b.dtype;
+  });
   return sorted;
 }
 

@@ -184,9 +184,13 @@ void check_packed(const ModelFile& file, Threads& threads, std::vector<Issue>& i
                                     packed_name(packed.weights[i].scheme))});
 }
 
+// The most severe first, each kind in the order in which it was found.
 void sort_issues(std::vector<Issue>& issues) {
-  std::sort(issues.begin(), issues.end(),
-            [&](const Issue& a, const Issue& b) { return a.severity > b.severity; });
+  std::vector<Issue> sorted;
+  for (const auto severity : {Severity::Unsound, Severity::Suspect, Severity::Note})
+    for (auto& issue : issues)
+      if (issue.severity == severity) sorted.push_back(std::move(issue));
+  issues = std::move(sorted);
 }
 
 }  // namespace
