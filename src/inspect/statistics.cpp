@@ -32,9 +32,12 @@ struct Lanes {
 };
 
 // Plain loops over 16 lanes: each lane adds its own values in order, so every clone of the function
-// gives the same bits.
-PLUMB_TARGET_CLONES void add_lanes(const float* x, size_t count, Lanes& lanes,
+// gives the same bits. The lanes are a local copy: through the reference they might lie in `x`, and
+// the compiler would store them after each value.
+PLUMB_TARGET_CLONES void add_lanes(const float* x, size_t count, Lanes& result,
                                    uint32_t& zero_blocks) {
+  Lanes lanes = result;
+  uint32_t blocks = 0;
   for (size_t i = 0; i < count; i += kLanes) {
     uint32_t any = 0;
     for (size_t l = 0; l < kLanes; ++l) {
@@ -48,8 +51,10 @@ PLUMB_TARGET_CLONES void add_lanes(const float* x, size_t count, Lanes& lanes,
       lanes.exponents[l] = magnitude > lanes.exponents[l] ? magnitude : lanes.exponents[l];
       any |= magnitude;
     }
-    zero_blocks += any == 0 ? 1U : 0U;
+    blocks += any == 0 ? 1U : 0U;
   }
+  zero_blocks += blocks;
+  result = lanes;
 }
 
 // One chunk, value by value, in double: for the tail and for chunks whose float sums overflow.
