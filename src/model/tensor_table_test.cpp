@@ -214,6 +214,17 @@ TEST(TensorTable, BiasesThatTheConfigurationPromises) {
   EXPECT_EQ(issues_of(model).size(), 3U);
 }
 
+TEST(TensorTable, ABiasOfTheHead) {
+  // llama.cpp adds output.bias to Qwen 2's logits if it is there, and to no llama's.
+  auto model = zoo_gguf("qwen2-untied");
+  EXPECT_EQ(texts(issues_of(model.add("output.bias", {112}))), Texts{});
+  model.find("output.bias")->view.shape = {111};
+  EXPECT_EQ(issues_of(model).size(), 1U);
+  model = zoo_gguf("llama-gqa");
+  EXPECT_EQ(texts(issues_of(model.add("output.bias", {112}))),
+            Texts{"output.bias is not a tensor of llama"});
+}
+
 TEST(TensorTable, AnUntiedModelNeedsItsHead) {
   auto model = zoo_config("qwen2-tied");
   EXPECT_EQ(texts(issues_of(model)), Texts{});
