@@ -42,6 +42,14 @@ class Session {
   virtual size_t position() const = 0;
 };
 
+enum class KvType { F32, F16, Q8_0 };  // what the cache of keys and values holds
+const char* to_text(KvType type);      // "f32", "f16", "q8_0"
+
+struct SessionOptions {
+  size_t capacity = 0;  // positions that will be fed at most
+  KvType kv_cache = KvType::F32;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -49,12 +57,18 @@ class Backend {
   virtual std::string level() const = 0;
   // How this backend computes a step: what goes into a trace, and what replay is judged by.
   virtual Arithmetic arithmetic(const Step& step) const = 0;
-  // Names at once a step that it cannot do. `capacity` is the number of positions that will be fed
-  // at most; model and plan outlive the session.
+  // Names at once a step that it cannot do. Model and plan outlive the session.
   virtual Result<std::unique_ptr<Session>> open(const Model& model, const Plan& plan,
-                                                size_t capacity, Threads& threads) const = 0;
+                                                const SessionOptions& options,
+                                                Threads& threads) const = 0;
+  // Bytes that a session takes beside the model file: cache, activations, logits of one batch.
+  virtual uint64_t session_bytes(const Model& model, const Plan& plan,
+                                 const SessionOptions& options) const = 0;
 };
 
+// Checks that every backend makes before it opens a session: the capacity fits the model's table of
+// positions, and the model the type of the cache.
+Result<void> check_options(const Model& model, const Plan& plan, const SessionOptions& options);
 // Checks that every session makes before it computes.
 Result<void> check_tokens(std::span<const Token> tokens, const Model& model, size_t position,
                           size_t capacity);

@@ -15,7 +15,7 @@ Result<int> run_audit(const AuditOptions& options) {
   TRY_ASSIGN(auto model, load_model(options.model));
   Threads threads(options.threads == 0 ? available_processors() : options.threads);
   auto shared = std::make_shared<const Model>(std::move(model));
-  Plan plan = make_plan(*shared);
+  Plan plan = make_plan(*shared, trace.tokens.size());
   Side side{"baseline", side_label(options.trace), shared, std::move(plan), std::move(trace)};
   const auto result = audit(std::move(side), threads, [](size_t done, size_t all) {
     show_progress("replaying step", done, all);

@@ -36,6 +36,11 @@ Result<std::vector<Token>> read_tokens(const InputOptions& input, const Model& m
 // The text as given by -p or --prompt-file.
 Result<std::string> read_prompt_text(const InputOptions& input);
 
+// The text of a file; "-" is standard input, of which the newline at the end is left out.
+Result<std::string> read_text_file(const std::string& path);
+// --kv: what the cache of keys and values holds.
+void add_kv_option(CLI::App& app, KvType& type);
+
 // Writes text to a file, whole or not at all.
 Result<void> write_file(const std::string& path, const std::string& text);
 
@@ -52,6 +57,8 @@ int report_error(const Error& error);
 using Command = std::function<int()>;
 void add_inspect(CLI::App& program, Command& chosen);
 void add_run(CLI::App& program, Command& chosen);
+void add_score(CLI::App& program, Command& chosen);
+void add_tokenize(CLI::App& program, Command& chosen);
 void add_trace(CLI::App& program, Command& chosen);
 void add_compare(CLI::App& program, Command& chosen);
 void add_audit(CLI::App& program, Command& chosen);

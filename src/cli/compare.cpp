@@ -54,16 +54,29 @@ Result<Source> open_source(const CompareOptions& options, bool second) {
     if (second && !options.candidate_level.empty()) machine.level = options.candidate_level;
     TRY_ASSIGN(source.backend, machine.make_backend());
   }
-  source.plan = make_plan(*source.model);
+  return source;
+}
+
+// How many tokens will be fed at most: some scalings of RoPE depend on it.
+Result<size_t> count_tokens(const CompareOptions& options, const Source& a, const Source& b) {
+  for (const auto* source : {&a, &b})
+    if (source->is_trace) return source->trace->tokens.size();
+  TRY_ASSIGN(const auto prompt, read_tokens(options.input, *a.model));
+  return prompt.size() + options.input.decode;
+}
+
+Result<void> plan_source(const CompareOptions& options, size_t tokens, Source& source) {
+  if (source.role == "candidate" && source.is_trace && !options.inject.empty())
+    return fail(ErrorCode::Usage, "--inject needs a model as candidate: a trace was run already");
+  if (!source.model) return {};
+  source.plan = make_plan(*source.model, tokens);
   source.executed = source.plan;
-  if (!second) return source;
+  if (source.role != "candidate") return {};
   for (const auto& text : options.inject) {
-    if (source.is_trace)
-      return fail(ErrorCode::Usage, "--inject needs a model as candidate: a trace was run already");
     TRY(inject(text, *source.model, source.executed));
     source.injected += (source.injected.empty() ? "" : "; ") + text;
   }
-  return source;
+  return {};
 }
 
 struct Fed {
@@ -109,8 +122,8 @@ Result<void> run_side(const CompareOptions& options, Source& source, const Fed& 
   TRY_ASSIGN(auto writer, TraceWriter::to_memory(side_label(source.path), std::move(layout)));
   TRY_ASSIGN(const auto logits, record(setup, fed.tokens, fed.prompt, *writer));
   // The same run without an observer must give the same bits.
-  TRY_ASSIGN(auto session,
-             source.backend->open(*source.model, source.executed, fed.tokens.size(), threads));
+  TRY_ASSIGN(auto session, source.backend->open(*source.model, source.executed,
+                                                {.capacity = fed.tokens.size()}, threads));
   PlainRun plain{.tokens = fed.tokens, .prompt = fed.prompt, .logits = {}};
   TRY_ASSIGN(auto first, session->forward(std::span(fed.tokens).first(fed.prompt),
                                           Outputs::LastPosition, nullptr));
@@ -161,6 +174,9 @@ Result<int> run_compare(const CompareOptions& options) {
   TRY_ASSIGN(auto a, open_source(options, false));
   TRY_ASSIGN(auto b, open_source(options, true));
   Threads threads(options.machine.thread_count());
+  TRY_ASSIGN(const size_t tokens, count_tokens(options, a, b));
+  TRY(plan_source(options, tokens, a));
+  TRY(plan_source(options, tokens, b));
   TRY_ASSIGN(const auto fed, choose_tokens(options, a, b, threads));
   if (!a.is_trace || !b.is_trace) show_progress("running", 0, 2);
   TRY(run_side(options, a, fed, threads));

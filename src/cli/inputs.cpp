@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iostream>
+#include <map>
 #include <sstream>
 
 #include "backends/cpu/cpu_backend.h"
@@ -15,22 +16,6 @@
 
 namespace plumb::cli {
 namespace {
-
-Result<std::string> read_text_file(const std::string& path) {
-  std::stringstream text;
-  if (path == "-") {
-    text << std::cin.rdbuf();
-    return text.str();
-  }
-  if (std::filesystem::is_directory(path))
-    return fail(ErrorCode::Io, fmt::format("{}: it is a folder, not a text file", path));
-  std::ifstream file(path, std::ios::binary);
-  if (!file)
-    return fail(ErrorCode::NotFound,
-                fmt::format("{}: cannot open: {}", path, std::strerror(errno)));
-  text << file.rdbuf();
-  return text.str();
-}
 
 Result<std::vector<Token>> parse_ids(const std::string& text) {
   std::vector<Token> ids;
@@ -53,6 +38,24 @@ Result<std::vector<Token>> parse_ids(const std::string& text) {
 }
 
 }  // namespace
+
+Result<std::string> read_text_file(const std::string& path) {
+  std::stringstream text;
+  if (path == "-") {
+    text << std::cin.rdbuf();
+    auto piped = text.str();
+    if (piped.ends_with('\n')) piped.pop_back();  // echo's, not the author's
+    return piped;
+  }
+  if (std::filesystem::is_directory(path))
+    return fail(ErrorCode::Io, fmt::format("{}: it is a folder, not a text file", path));
+  std::ifstream file(path, std::ios::binary);
+  if (!file)
+    return fail(ErrorCode::NotFound,
+                fmt::format("{}: cannot open: {}", path, std::strerror(errno)));
+  text << file.rdbuf();
+  return text.str();
+}
 
 void InputOptions::add_to(CLI::App& app, size_t default_decode) {
   decode = default_decode;
@@ -79,7 +82,7 @@ void InputOptions::add_to(CLI::App& app, size_t default_decode) {
       },
       "Token ids as given, nothing added: 1,2,3");
   group->require_option(0, 1);
-  app.add_option("--decode", decode, "Tokens to decode after the prompt")->capture_default_str();
+  app.add_option("-n,--decode", decode, "Tokens to decode after the prompt")->capture_default_str();
 }
 
 void MachineOptions::add_to(CLI::App& app) {
@@ -90,6 +93,16 @@ void MachineOptions::add_to(CLI::App& app) {
   app.add_option("--threads", threads, "Threads; 0: all processors")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
+}
+
+void add_kv_option(CLI::App& app, KvType& type) {
+  const std::map<std::string, KvType> types = {
+      {"f32", KvType::F32}, {"f16", KvType::F16}, {"q8_0", KvType::Q8_0}};
+  app.add_option_function<std::string>(
+         "--kv", [types, &type](const std::string& name) { type = types.at(name); },
+         "What the cache of keys and values holds: f32, f16 or q8_0")
+      ->check(CLI::IsMember({"f32", "f16", "q8_0"}))
+      ->default_str(to_text(type));
 }
 
 size_t MachineOptions::thread_count() const {

@@ -82,7 +82,7 @@ Variants rope_position(const FaultContext& c) {
 }
 
 Variants norm_epsilon(const FaultContext& c) {
-  if (step_of(c).op != Op::RmsNorm) return {};
+  if (!is_norm(step_of(c).op)) return {};
   std::vector<double> usual = {1e-5, 1e-6, 1e-12, 1e-8, 1e-7, 0, 1e-3, 1e-4};
   usual.insert(usual.end(), c.fitted_epsilons.begin(), c.fitted_epsilons.end());
   Variants all;
@@ -98,7 +98,7 @@ Variants norm_epsilon(const FaultContext& c) {
 }
 
 Variants norm_gamma_skipped(const FaultContext& c) {
-  if (step_of(c).op != Op::RmsNorm) return {};
+  if (!is_norm(step_of(c).op) || !step_of(c).weight) return {};
   Step step = step_of(c);
   step.use_gamma = false;
   return {variant(step, step.weight->name, "none",

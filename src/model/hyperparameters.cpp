@@ -8,11 +8,10 @@
 #include <span>
 #include <utility>
 
+#include "model/key_reader.h"
+
 namespace plumb {
 namespace {
-
-constexpr int64_t kLargest = 2147483647;  // ggml counts rows and columns in 31 bits
-constexpr size_t kMostListed = 65536;     // values of one array; no model has as many layers
 
 // What transformers fills in where config.json is silent: the defaults of its configuration
 // classes. head_dim 0: width / heads; kv_heads 0: as many as heads; rotary: the part of a head that
@@ -27,6 +26,7 @@ struct ClassDefaults {
 constexpr ClassDefaults kClasses[] = {
     {"llama", "llama", "LlamaForCausalLM", false, 1e-6, 1e4, 1, 0, 0},
     {"mistral", "llama", "MistralForCausalLM", false, 1e-6, 1e4, 1, 0, 8},
+    {"ministral", "llama", "MinistralForCausalLM", false, 1e-6, 1e4, 1, 0, 8},
     {"mixtral", "llama", "MixtralForCausalLM", false, 1e-5, 1e6, 1, 0, 8},
     {"smollm2", "llama", "", true, 1e-5, 1e4, 1, 0, 0},
     {"mistral3", "mistral3", "Mistral3ForConditionalGeneration", false, 1e-5, 1e9, 1, 0, 8},
@@ -117,154 +117,6 @@ const std::vector<const char*> kKvHeadNames = {"num_key_value_heads", "num_kv_he
                                                "n_kv_heads"};
 const std::vector<const char*> kFfnNames = {"intermediate_size", "n_inner", "ffn_hidden_size",
                                             "ffn_dim", "intermediate_dim"};
-
-// Typed reads. Each has the key it looks at in its message; a wrong value is a problem and then
-// counts as absent.
-class KeyReader {
- public:
-  KeyReader(const ModelFile& file, std::vector<std::string> prefixes,
-            std::vector<std::string>& problems)
-      : metadata_(file.metadata), prefixes_(std::move(prefixes)), problems_(problems) {}
-
-  using Entry = Metadata::value_type;
-  // The first of the names that is there and not null.
-  const Entry* find(std::span<const char* const> names) const {
-    for (const auto& prefix : prefixes_)
-      for (const auto* name : names) {
-        const auto found = metadata_.find(prefix + name);
-        if (found != metadata_.end() && !std::holds_alternative<std::monostate>(found->second))
-          return &*found;
-      }
-    return nullptr;
-  }
-  const Entry* find(const char* name) const { return find(std::span(&name, 1)); }
-
-  bool is_null(std::span<const char* const> names) const {
-    for (const auto& prefix : prefixes_)
-      for (const auto* name : names) {
-        const auto found = metadata_.find(prefix + name);
-        if (found != metadata_.end()) return std::holds_alternative<std::monostate>(found->second);
-      }
-    return false;
-  }
-
-  std::optional<size_t> whole(std::span<const char* const> names, bool may_be_zero = false) {
-    const auto* entry = find(names);
-    return entry ? as_whole(entry->first, entry->second, may_be_zero) : std::nullopt;
-  }
-  std::optional<size_t> whole(const char* name, bool may_be_zero = false) {
-    return whole(std::span(&name, 1), may_be_zero);
-  }
-
-  // A whole number, or one for each layer: then `list` holds them and the value is the largest.
-  std::optional<size_t> whole_or_list(std::span<const char* const> names,
-                                      std::vector<size_t>& list) {
-    const auto* entry = find(names);
-    if (entry == nullptr) return std::nullopt;
-    const auto* array = std::get_if<std::shared_ptr<const MetadataArray>>(&entry->second);
-    if (array == nullptr) return as_whole(entry->first, entry->second, false);
-    if ((*array)->size() == 0 || (*array)->size() > kMostListed) {
-      problem("{} must have one value for each layer, found {}", entry->first,
-              kind_of(entry->second));
-      return std::nullopt;
-    }
-    std::vector<size_t> values;
-    (*array)->for_each([&](const MetadataValue& value) {
-      const auto number = as_whole(entry->first, value, false);
-      if (number) values.push_back(*number);
-      return number.has_value();
-    });
-    if (values.size() != (*array)->size()) return std::nullopt;
-    list = std::move(values);
-    return std::ranges::max(list);
-  }
-
-  std::optional<double> number(std::span<const char* const> names) {
-    const auto* entry = find(names);
-    if (entry == nullptr) return std::nullopt;
-    std::optional<double> value;
-    if (const auto* real = std::get_if<double>(&entry->second)) value = *real;
-    if (const auto* integer = std::get_if<int64_t>(&entry->second))
-      value = static_cast<double>(*integer);
-    if (const auto* integer = std::get_if<uint64_t>(&entry->second))
-      value = static_cast<double>(*integer);
-    if (!value) {
-      wrong_kind(*entry, "a number");
-    } else if (!std::isfinite(*value)) {
-      problem("{} must be a finite number, found {}", entry->first, *value);
-      value.reset();
-    }
-    return value;
-  }
-  std::optional<double> number(const char* name) { return number(std::span(&name, 1)); }
-
-  std::optional<double> positive(std::span<const char* const> names) {
-    auto value = number(names);
-    if (value && *value <= 0) {
-      problem("{} must be above zero, found {}", find(names)->first, *value);
-      value.reset();
-    }
-    return value;
-  }
-
-  std::optional<bool> flag(std::span<const char* const> names) {
-    const auto* entry = find(names);
-    if (entry == nullptr) return std::nullopt;
-    if (const auto* value = std::get_if<bool>(&entry->second)) return *value;
-    wrong_kind(*entry, "true or false");
-    return std::nullopt;
-  }
-  std::optional<bool> flag(const char* name) { return flag(std::span(&name, 1)); }
-
-  std::optional<std::string> text(std::span<const char* const> names) {
-    const auto* entry = find(names);
-    if (entry == nullptr) return std::nullopt;
-    if (const auto* value = std::get_if<std::string>(&entry->second)) return *value;
-    wrong_kind(*entry, "a string");
-    return std::nullopt;
-  }
-  std::optional<std::string> text(const char* name) { return text(std::span(&name, 1)); }
-
-  std::optional<size_t> array_size(const char* name) {
-    const auto* entry = find(name);
-    if (entry == nullptr) return std::nullopt;
-    if (const auto* array = std::get_if<std::shared_ptr<const MetadataArray>>(&entry->second))
-      return (*array)->size();
-    wrong_kind(*entry, "an array");
-    return std::nullopt;
-  }
-
-  template <class... Args>
-  void problem(fmt::format_string<Args...> format, Args&&... args) {
-    problems_.push_back(fmt::format(format, std::forward<Args>(args)...));
-  }
-
- private:
-  void wrong_kind(const Entry& entry, std::string_view expected) {
-    problem("{} must be {}, found {} ({})", entry.first, expected, kind_of(entry.second),
-            to_text(entry.second));
-  }
-
-  std::optional<size_t> as_whole(const std::string& key, const MetadataValue& value,
-                                 bool may_be_zero) {
-    const auto* integer = std::get_if<int64_t>(&value);
-    if (integer == nullptr && !std::holds_alternative<uint64_t>(value)) {
-      problem("{} must be a whole number, found {} ({})", key, kind_of(value), to_text(value));
-      return std::nullopt;
-    }
-    if (integer == nullptr || *integer < (may_be_zero ? 0 : 1) || *integer > kLargest) {
-      problem("{} is {}, must be from {} to {}", key, to_text(value), may_be_zero ? 0 : 1,
-              kLargest);
-      return std::nullopt;
-    }
-    if (*integer == 0) return std::nullopt;
-    return static_cast<size_t>(*integer);
-  }
-
-  const Metadata& metadata_;
-  std::vector<std::string> prefixes_;
-  std::vector<std::string>& problems_;
-};
 
 bool has_tensor(const ModelFile& file, std::string_view name) {
   return std::ranges::any_of(file.tensors,
@@ -449,6 +301,18 @@ void read_config_ffn(KeyReader& keys, const ClassDefaults& defaults, Hyperparame
   h.mlp_bias = keys.flag(mlp);
 }
 
+// Qwen: a layer has experts unless it is listed, or not one of every `decoder_sparse_step`.
+void read_config_dense_layers(KeyReader& keys, Hyperparameters& h) {
+  const size_t step = keys.whole("decoder_sparse_step", true).value_or(1);
+  const char* name = "mlp_only_layers";
+  const auto listed = keys.numbers(std::span(&name, 1)).value_or(std::vector<double>{});
+  if (!h.layers || *h.layers > KeyReader::kMostListed || (step == 1 && listed.empty())) return;
+  h.layer_dense.assign(*h.layers, false);
+  for (size_t layer = 0; layer < *h.layers; ++layer)
+    h.layer_dense[layer] = (layer + 1) % step != 0 ||
+                           std::ranges::find(listed, static_cast<double>(layer)) != listed.end();
+}
+
 // google/gemma-3's config.json leaves out what its class has by default.
 void gemma3_defaults(Hyperparameters& h) {
   default_to(h.vocabulary, 262208);
@@ -475,11 +339,18 @@ void read_config(const ModelFile& file, Hyperparameters& h) {
   if (h.architecture == "deepseek2") read_config_low_rank(keys, h);
   read_config_ffn(keys, defaults, h);
   if (h.architecture == "gemma3") gemma3_defaults(h);
+  if (h.architecture == "qwen2moe" || h.architecture == "qwen3moe")
+    read_config_dense_layers(keys, h);
   h.head_dim_given = h.head_dim.has_value();
   if (!h.head_dim) h.head_dim = divided(h);
   read_config_rope(keys, defaults, h);
   h.extra_layers = keys.whole("num_nextn_predict_layers", true).value_or(0);
+  if (h.architecture == "bloom") default_to(h.context, 2048);  // ALiBi has no end of its own
   if (!keys.flag("use_sliding_window").value_or(true)) h.window.reset();
+  // Mistral's class has a window unless config.json says null.
+  const char* window = "sliding_window";
+  const bool mistral = defaults.model_type == "mistral" || defaults.model_type == "ministral";
+  if (mistral && !h.window && !keys.is_null(std::span(&window, 1))) h.window = 4096;
   h.tied = keys.flag("tie_word_embeddings").value_or(defaults.tied);
 }
 

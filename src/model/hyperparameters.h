@@ -27,8 +27,9 @@ struct Hyperparameters {
 
   // One value for each layer, where the file gives them so; the fields above then hold the largest.
   std::vector<size_t> layer_heads, layer_kv_heads, layer_ffn;
-  size_t dense_layers = 0;  // so many first layers have no experts
-  size_t extra_layers = 0;  // layers for predicting several tokens, behind `layers`
+  size_t dense_layers = 0;        // so many first layers have no experts
+  std::vector<bool> layer_dense;  // … and those that are true here (Qwen); may be empty
+  size_t extra_layers = 0;        // layers for predicting several tokens, behind `layers`
   // Whether linear layers have biases, as config.json says it; nothing: the file does not say.
   std::optional<bool> attention_bias, mlp_bias;
 

@@ -2,127 +2,212 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
+#include <cstring>
+#include <set>
 
 #include "core/check.h"
-#include "model/arch.h"
+#include "core/half.h"
+#include "model/architecture.h"
+#include "model/canonical.h"
 #include "quant/dequantize.h"
+#include "tokenizer/load_tokenizer.h"
 
 namespace plumb {
 namespace {
 
-const std::array<const Architecture*, 1>& architectures() {
-  static const std::array<const Architecture*, 1> table = {&llama_architecture()};
-  return table;
+template <class T>
+std::vector<std::byte> bytes_of_values(const std::vector<T>& values) {
+  std::vector<std::byte> bytes(values.size() * sizeof(T));
+  std::memcpy(bytes.data(), values.data(), bytes.size());
+  return bytes;
 }
 
-Result<std::optional<Token>> read_token_id(const MetadataReader& metadata, const std::string& key) {
-  if (!metadata.has(key)) return std::optional<Token>();
-  TRY_ASSIGN(const size_t id, metadata.count(key));
-  return std::optional(static_cast<Token>(id));
+// The short type of all parts, if the values of the whole are numbers of it: moved, not computed.
+DType type_after_moving(const CanonicalRecipe& recipe) {
+  if (recipe.parts.empty() || recipe.added != 0 || recipe.fp4) return DType::F32;
+  const DType type = recipe.parts.front().dtype;
+  const bool same =
+      std::ranges::all_of(recipe.parts, [&](const TensorView& part) { return part.dtype == type; });
+  return same && (type == DType::F16 || type == DType::BF16) ? type : DType::F32;
 }
 
-Result<Vocabulary> read_vocabulary(const MetadataReader& metadata) {
-  Vocabulary vocabulary;
-  TRY_ASSIGN(vocabulary.model, metadata.text("tokenizer.ggml.model"));
-  TRY_ASSIGN(vocabulary.pre, metadata.text_or("tokenizer.ggml.pre", "default"));
-  TRY_ASSIGN(vocabulary.tokens, metadata.texts("tokenizer.ggml.tokens"));
-  if (metadata.has("tokenizer.ggml.token_type")) {
-    TRY_ASSIGN(vocabulary.types, metadata.integers("tokenizer.ggml.token_type"));
-  }
-  if (metadata.has("tokenizer.ggml.merges")) {
-    TRY_ASSIGN(vocabulary.merges, metadata.texts("tokenizer.ggml.merges"));
-  }
-  TRY_ASSIGN(vocabulary.bos, read_token_id(metadata, "tokenizer.ggml.bos_token_id"));
-  TRY_ASSIGN(vocabulary.eos, read_token_id(metadata, "tokenizer.ggml.eos_token_id"));
-  TRY_ASSIGN(vocabulary.eot, read_token_id(metadata, "tokenizer.ggml.eot_token_id"));
-  TRY_ASSIGN(vocabulary.unknown, read_token_id(metadata, "tokenizer.ggml.unknown_token_id"));
-  TRY_ASSIGN(vocabulary.padding, read_token_id(metadata, "tokenizer.ggml.padding_token_id"));
-  TRY_ASSIGN(vocabulary.add_bos, metadata.flag("tokenizer.ggml.add_bos_token"));
-  TRY_ASSIGN(vocabulary.add_eos, metadata.flag("tokenizer.ggml.add_eos_token"));
-  return vocabulary;
-}
-
-// A model without a tokenizer, or with one that is not supported, still runs on token ids.
-Result<void> load_tokenizer(const MetadataReader& metadata, Model& model) {
-  if (!metadata.has("tokenizer.ggml.model") || !metadata.has("tokenizer.ggml.tokens")) {
-    model.tokenizer_missing = "the file has no tokenizer";
-    return {};
-  }
-  TRY_ASSIGN(auto vocabulary, read_vocabulary(metadata));
-  auto tokenizer = Tokenizer::create(std::move(vocabulary));
-  if (tokenizer) {
-    model.tokenizer = std::make_shared<const Tokenizer>(std::move(*tokenizer));
-  } else if (tokenizer.error().code == ErrorCode::Unsupported) {
-    model.tokenizer_missing = tokenizer.error().message;
+// A weight whose values are not as the file has them: float, or the file's own short type.
+void store_values(const CanonicalTensor& tensor, Weight& weight) {
+  const auto values = read_canonical(tensor);
+  weight.dtype = type_after_moving(tensor.recipe);
+  if (weight.dtype == DType::F32) {
+    weight.storage = bytes_of_values(values);
   } else {
-    return std::unexpected(tokenizer.error());
+    std::vector<uint16_t> halves(values.size());
+    for (size_t i = 0; i < values.size(); ++i)
+      halves[i] = weight.dtype == DType::F16 ? f32_to_f16(values[i]) : f32_to_bf16(values[i]);
+    weight.storage = bytes_of_values(halves);
+  }
+  weight.bytes = weight.storage;
+}
+
+Result<WeightPtr> make_weight(const CanonicalTensor& tensor) {
+  const auto& shape = tensor.shape;
+  if (shape.empty() || shape.size() > 3)
+    return fail(
+        ErrorCode::Unsupported,
+        fmt::format("tensor '{}' has {} dimensions, expected 1 to 3", tensor.name, shape.size()));
+  auto weight = std::make_shared<Weight>();
+  weight->name = tensor.name;
+  weight->columns = shape.back();
+  weight->rows = shape.size() >= 2 ? shape[shape.size() - 2] : 1;
+  weight->matrices = shape.size() == 3 ? shape[0] : 1;
+  if (weight->count() == 0)
+    return fail(ErrorCode::Corrupt, fmt::format("tensor '{}' has no values", tensor.name));
+  // Types that only files have are turned into float.
+  const bool widened = is_apr_type(tensor.view.dtype) || tensor.view.dtype == DType::F8_E4M3 ||
+                       tensor.view.dtype == DType::F8_E5M2;
+  if (!tensor.is_view || widened) {
+    store_values(tensor, *weight);
+    return WeightPtr(std::move(weight));
+  }
+  weight->dtype = tensor.view.dtype;
+  weight->bytes = tensor.view.bytes;
+  if (!is_weight_type(weight->dtype))
+    return fail(ErrorCode::Unsupported,
+                fmt::format("tensor '{}' has type {}, which is not run here", tensor.name,
+                            info(weight->dtype).name));
+  if (weight->columns % info(weight->dtype).block_elements != 0)
+    return fail(ErrorCode::Corrupt,
+                fmt::format("tensor '{}': rows of {} values are no whole number of {} blocks of {}",
+                            tensor.name, weight->columns, info(weight->dtype).name,
+                            info(weight->dtype).block_elements));
+  return WeightPtr(std::move(weight));
+}
+
+std::optional<size_t> embedding_rows(const ModelFile& file, const Hyperparameters& h) {
+  for (const auto& match : match_tensors(file, h).matches)
+    if (match.row->name == "token_embd.weight" && match.found() &&
+        match.sources.front()->view.shape.size() == 2)
+      return match.sources.front()->view.shape.front();
+  return std::nullopt;
+}
+
+Result<void> check_shapes(const ModelFile& file, const Hyperparameters& h) {
+  const auto issues = check_tensors(file, h);
+  for (const auto& issue : issues)
+    if (issue.serious) return fail(ErrorCode::Corrupt, issue.text);
+  // A tensor that the architecture does not have would be left out, or used for something.
+  for (const auto& issue : issues)
+    if (issue.kind == TensorIssue::Extra) return fail(ErrorCode::Unsupported, issue.text);
+  return {};
+}
+
+// A tensor without a place in the plan would be a part of the model that is silently left out.
+Result<void> check_all_used(const Model& model) {
+  std::set<std::string> used = {"rope_freqs.weight", "rope_factors_long.weight",
+                                "rope_factors_short.weight"};
+  for (const auto& step : make_plan(model).steps)
+    for (const auto& weight : {step.weight, step.bias})
+      if (weight) used.insert(weight->name);
+  for (const auto& [name, weight] : model.weights)
+    if (!used.contains(name) && !harmless(name))
+      return fail(
+          ErrorCode::Unsupported,
+          fmt::format("tensor '{}' {}x{} has no place in architecture {} as it is known here", name,
+                      weight->rows, weight->columns, model.config.architecture));
+  return {};
+}
+
+bool is_rope_factor(const std::string& name) { return name.starts_with("rope_f"); }
+
+// RoPE's factors are there or not, as the metadata asks.
+Result<void> check_rope_factors(const Model& model) {
+  const auto& c = model.config;
+  const bool two =
+      model.find("rope_factors_long.weight") && model.find("rope_factors_short.weight");
+  if (c.rope_scaling.type == "longrope" && !two)
+    return fail(ErrorCode::Corrupt,
+                "the scaling of RoPE is longrope, but its long and short factors are not there");
+  if (c.rope_scaling.type == "llama3" && !model.find("rope_freqs.weight"))
+    return fail(ErrorCode::Unsupported,
+                fmt::format("the scaling of RoPE is llama3, which is not done for {} here",
+                            c.architecture));
+  for (const auto& [name, weight] : model.weights) {
+    if (!is_rope_factor(name)) continue;
+    const auto values = weight->values();
+    if (!std::ranges::all_of(values, [](float x) { return x > 0 && std::isfinite(x); }))
+      return fail(ErrorCode::Corrupt,
+                  fmt::format("tensor '{}': factors of RoPE must be above 0", name));
   }
   return {};
 }
 
-Result<void> load_weights(const ModelFile& file, Model& model) {
-  for (const auto& entry : file.tensors) {
-    const auto& shape = entry.view.shape;
-    if (shape.empty() || shape.size() > 2)
-      return fail(
-          ErrorCode::Unsupported,
-          fmt::format("tensor '{}' has {} dimensions, expected 1 or 2", entry.name, shape.size()));
-    if (!is_weight_type(entry.view.dtype))
-      return fail(ErrorCode::Unsupported,
-                  fmt::format("tensor '{}' has type {}, which is no weight type", entry.name,
-                              info(entry.view.dtype).name));
-    auto weight = std::make_shared<Weight>();
-    weight->name = entry.name;
-    weight->dtype = entry.view.dtype;
-    weight->rows = shape.size() == 2 ? shape[0] : 1;
-    weight->columns = shape.back();
-    weight->bytes = entry.view.bytes;
-    model.weights.emplace(entry.name, std::move(weight));
+// A model without a tokenizer, or with one that is not supported, still runs on token ids.
+Result<void> add_tokenizer(const ModelFile& file, Model& model) {
+  auto tokenizer = load_tokenizer(file);
+  if (!tokenizer) {
+    if (tokenizer.error().code != ErrorCode::Unsupported &&
+        tokenizer.error().code != ErrorCode::NotFound)
+      return std::unexpected(tokenizer.error());
+    model.tokenizer_missing = tokenizer.error().message;
+    return {};
   }
+  // Padded heads are common; a token without a row cannot be run.
+  if (tokenizer->size() > model.config.vocabulary)
+    return fail(ErrorCode::Corrupt,
+                fmt::format("the tokenizer has {} tokens, the embedding has {} rows",
+                            tokenizer->size(), model.config.vocabulary));
+  model.tokenizer = std::make_shared<const Tokenizer>(std::move(*tokenizer));
   return {};
 }
 
 std::string describe_types(const Model& model) {
   std::map<DType, uint64_t> bytes;
   for (const auto& [name, weight] : model.weights)
-    if (weight->rows > 1) bytes[weight->dtype] += weight->bytes.size();
+    if (!weight->is_vector()) bytes[weight->dtype] += weight->bytes.size();
   std::vector<std::pair<uint64_t, DType>> order;
   for (const auto& [dtype, size] : bytes) order.emplace_back(size, dtype);
   std::ranges::sort(order, std::greater{});
   std::string text;
-  for (const auto& [size, dtype] : order)
-    text += (text.empty() ? "" : "+") + std::string(info(dtype).name);
+  for (const auto& [size, dtype] : order) {
+    if (!text.empty()) text += "+";
+    text += info(dtype).name;
+  }
   return text;
+}
+
+std::string name_of(const ModelFile& file) {
+  const auto found = file.metadata.find("general.name");
+  if (found != file.metadata.end())
+    if (const auto* text = std::get_if<std::string>(&found->second)) return *text;
+  auto path = file.path;
+  if (!path.has_filename()) path = path.parent_path();
+  return std::filesystem::is_directory(path) ? path.filename().string() : path.stem().string();
+}
+
+Result<void> add_weights(const ModelFile& file, const Hyperparameters& h, Model& model) {
+  for (const auto& tensor : canonical_tensors(file, h)) {
+    if (harmless(tensor.name) && !is_rope_factor(tensor.name)) continue;
+    TRY_ASSIGN(auto weight, make_weight(tensor));
+    model.weights.emplace(tensor.name, std::move(weight));
+  }
+  const auto embedding = model.find("token_embd.weight");
+  if (!embedding) return fail(ErrorCode::Corrupt, "the embedding token_embd.weight is missing");
+  model.config.vocabulary = embedding->rows;
+  model.config.tied_head = !model.find("output.weight");
+  return {};
 }
 
 Result<Model> interpret(std::shared_ptr<const ModelFile> file) {
   Model model;
   model.file = file;
   model.path = file->path.string();
-  const MetadataReader metadata(file->metadata);
-  TRY_ASSIGN(const auto name, metadata.text("general.architecture"));
-  const auto* architecture = find_architecture(name);
-  if (architecture == nullptr)
-    return fail(ErrorCode::Unsupported,
-                fmt::format("architecture '{}' is not supported (supported: {})", name,
-                            known_architectures()));
-  TRY_ASSIGN(model.config, architecture->read_config(metadata));
-  model.config.architecture = name;
-  TRY_ASSIGN(model.config.name, metadata.text_or("general.name", file->path.stem().string()));
-  TRY(load_weights(*file, model));
-  const auto embedding = model.find("token_embd.weight");
-  if (!embedding) return fail(ErrorCode::Corrupt, "tensor 'token_embd.weight' is missing");
-  if (embedding->rows == 0)
-    return fail(ErrorCode::Corrupt, "tensor 'token_embd.weight' has no rows");
-  model.config.vocabulary = embedding->rows;
-  model.config.tied_head = !model.find("output.weight");
-  TRY(architecture->check_weights(model));
-  TRY(load_tokenizer(metadata, model));
-  if (model.tokenizer && model.tokenizer->size() != model.config.vocabulary)
-    return fail(ErrorCode::Corrupt,
-                fmt::format("the tokenizer has {} tokens, token_embd.weight has {} rows",
-                            model.tokenizer->size(), model.config.vocabulary));
+  auto h = read_hyperparameters(*file);
+  TRY_ASSIGN(model.config, read_config(*file, h));
+  model.config.name = name_of(*file);
+  // Where the metadata does not say it, the vocabulary is as large as the embedding.
+  if (!h.vocabulary) h.vocabulary = embedding_rows(*file, h);
+  TRY(check_shapes(*file, h));
+  TRY(add_weights(*file, h, model));
+  TRY(check_rope_factors(model));
+  TRY(check_all_used(model));
+  TRY(add_tokenizer(*file, model));
   model.weight_types = describe_types(model);
   model.sha256 = sha256_of(*file);
   return model;
@@ -131,9 +216,30 @@ Result<Model> interpret(std::shared_ptr<const ModelFile> file) {
 }  // namespace
 
 std::vector<float> Weight::values() const {
-  std::vector<float> out(rows * columns);
+  std::vector<float> out(count());
   dequantize(dtype, bytes.data(), out.size(), out.data());
   return out;
+}
+
+WeightPtr rows_of(const WeightPtr& whole, size_t first, size_t count) {
+  if (!whole) return nullptr;
+  auto part = std::make_shared<Weight>();
+  part->name = whole->name;
+  part->dtype = whole->dtype;
+  if (whole->is_vector()) {  // a bias: its values are the rows
+    CHECK(first + count <= whole->columns && !is_quantized(whole->dtype));
+    part->rows = 1;
+    part->columns = count;
+    part->bytes =
+        whole->bytes.subspan(bytes_of(whole->dtype, first), bytes_of(whole->dtype, count));
+  } else {
+    CHECK(first + count <= whole->rows);
+    part->rows = count;
+    part->columns = whole->columns;
+    const size_t row_bytes = bytes_of(whole->dtype, whole->columns);
+    part->bytes = whole->bytes.subspan(first * row_bytes, count * row_bytes);
+  }
+  return part;
 }
 
 WeightPtr Model::find(const std::string& name) const {
@@ -141,40 +247,8 @@ WeightPtr Model::find(const std::string& name) const {
   return found == weights.end() ? nullptr : found->second;
 }
 
-const Architecture* find_architecture(const std::string& name) {
-  for (const auto* architecture : architectures())
-    if (name == architecture->name) return architecture;
-  return nullptr;
-}
-
-std::string known_architectures() {
-  std::string text;
-  for (const auto* architecture : architectures())
-    text += (text.empty() ? "" : ", ") + std::string(architecture->name);
-  return text;
-}
-
-Result<void> require_weight(const Model& model, const std::string& name, size_t rows,
-                            size_t columns) {
-  const auto weight = model.find(name);
-  if (!weight) return fail(ErrorCode::Corrupt, fmt::format("tensor '{}' is missing", name));
-  if (weight->rows != rows || weight->columns != columns)
-    return fail(ErrorCode::Corrupt,
-                fmt::format("tensor '{}' is {}x{}, the metadata asks for {}x{}", name, weight->rows,
-                            weight->columns, rows, columns));
-  return {};
-}
-
-Plan make_plan(const Model& model) {
-  return find_architecture(model.config.architecture)->make_plan(model);
-}
-
 Result<Model> load_model(const std::filesystem::path& path) {
   TRY_ASSIGN(auto file, open_model_file(path));
-  if (file.format != FileFormat::Gguf)
-    return fail(ErrorCode::Unsupported,
-                fmt::format("{}: {} can be inspected, but not run yet; convert the model to GGUF",
-                            path.string(), file.format_text));
   auto model = interpret(std::make_shared<const ModelFile>(std::move(file)));
   if (!model) return std::unexpected(std::move(model.error()).within(path.string()));
   return model;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/model.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -13,7 +14,6 @@
 #include <utility>
 #include <vector>
 
-#include "model/arch.h"
 #include "model/plan.h"
 
 namespace plumb {
@@ -138,7 +138,9 @@ class ModelTest : public testing::Test {
   void expect_refusal(const TinyModel& tiny, ErrorCode code, const std::string& message) const {
     const auto model = load(tiny);
     ASSERT_FALSE(model.has_value()) << "accepted, expected: " << message;
-    EXPECT_EQ(model.error().message, path_.string() + ": " + message);
+    EXPECT_TRUE(model.error().message.starts_with(path_.string() + ": ")) << model.error().message;
+    EXPECT_NE(model.error().message.find(message), std::string::npos)
+        << model.error().message << "\nexpected: " << message;
     EXPECT_EQ(model.error().code, code) << message;
   }
   void expect_corrupt(const TinyModel& tiny, const std::string& message) const {
@@ -178,7 +180,7 @@ TEST_F(ModelTest, LoadsATinyModel) {
   EXPECT_EQ(config.ffn, kFfn);
   EXPECT_EQ(config.epsilon, static_cast<double>(1e-5F));
   EXPECT_EQ(config.rope_base, 10000);
-  EXPECT_EQ(config.rope_linear_factor, 1);
+  EXPECT_EQ(config.rope_scaling.factor, 1);
   EXPECT_EQ(config.rope_dimensions, 4U);
   EXPECT_EQ(config.rope_pairing, RopePairing::Neighbours);
   EXPECT_EQ(config.window, 0U);
@@ -214,9 +216,9 @@ TEST_F(ModelTest, EveryTensorIsNeeded) {
   // Guards against a crash, or a zero matrix, where the file lacks a tensor.
   for (const auto& tensor : TinyModel().tensors)
     expect_corrupt(TinyModel().remove_tensor(tensor.name),
-                   "tensor '" + tensor.name + "' is missing");
+                   fmt::format("{} is missing", tensor.name));
   expect_corrupt(TinyModel().set("llama.block_count", u32(2)),
-                 "tensor 'blk.1.attn_norm.weight' is missing");
+                 "all tensors of layer 1 are missing: the metadata says 2 layers");
 }
 
 TEST_F(ModelTest, EveryShapeIsChecked) {
@@ -226,22 +228,37 @@ TEST_F(ModelTest, EveryShapeIsChecked) {
     dims.back() += 2;
     if (tensor.name == "token_embd.weight") dims = {kWidth + 2, kVocabulary};
     const auto size = [](const std::vector<uint64_t>& d) {
-      return std::to_string(d.size() == 2 ? d[1] : 1) + "x" + std::to_string(d[0]);
+      return d.size() == 2 ? fmt::format("{}x{}", d[1], d[0]) : fmt::format("{}", d[0]);
     };
     expect_corrupt(TinyModel().set_tensor(tensor.name, dims),
-                   "tensor '" + tensor.name + "' is " + size(dims) + ", the metadata asks for " +
-                       size(tensor.dims));
+                   fmt::format("{} is {}, the metadata asks for {}", tensor.name, size(dims),
+                               size(tensor.dims)));
   }
   expect_corrupt(TinyModel().set_tensor("blk.0.attn_v.weight", {kWidth, 0}),
-                 "tensor 'blk.0.attn_v.weight' is 0x8, the metadata asks for 4x8");
+                 "blk.0.attn_v.weight is 0x8, the metadata asks for 4x8");
   expect_corrupt(TinyModel().set("llama.feed_forward_length", u32(32)),
-                 "tensor 'blk.0.ffn_gate.weight' is 16x8, the metadata asks for 32x8");
-  expect_unsupported(TinyModel().set_tensor("blk.0.attn_v.weight", {2, 4, 4}),
-                     "tensor 'blk.0.attn_v.weight' has 3 dimensions, expected 1 or 2");
-  expect_unsupported(TinyModel().set_tensor("blk.0.attn_norm.weight", {}),
-                     "tensor 'blk.0.attn_norm.weight' has 0 dimensions, expected 1 or 2");
+                 "blk.0.ffn_gate.weight is 16x8, the metadata asks for 32x8");
+  expect_corrupt(TinyModel().set_tensor("blk.0.attn_v.weight", {2, 4, 4}),
+                 "blk.0.attn_v.weight is 4x4x2, the metadata asks for 4x8");
+  expect_corrupt(TinyModel().set_tensor("blk.0.attn_norm.weight", {}),
+                 "blk.0.attn_norm.weight is a single value, the metadata asks for 8");
   expect_unsupported(TinyModel().set_tensor("blk.0.attn_v.weight", {kWidth, kKv}, 26),
-                     "tensor 'blk.0.attn_v.weight' has type I32, which is no weight type");
+                     "tensor 'blk.0.attn_v.weight' has type I32, which is not run here");
+}
+
+// The other tensors that stand or fall with one.
+std::vector<std::pair<std::string, uint64_t>> groups_of(const std::string& name) {
+  const std::vector<std::vector<std::pair<std::string, uint64_t>>> groups = {
+      {{"blk.0.attn_q.bias", kWidth}, {"blk.0.attn_k.bias", kKv}, {"blk.0.attn_v.bias", kKv}},
+      {{"blk.0.ffn_gate.bias", kFfn},
+       {"blk.0.ffn_up.bias", kFfn},
+       {"blk.0.ffn_down.bias", kWidth}}};
+  for (auto group : groups) {
+    const auto size = group.size();
+    std::erase_if(group, [&](const auto& member) { return member.first == name; });
+    if (group.size() < size) return group;
+  }
+  return {};
 }
 
 TEST_F(ModelTest, OptionalTensorsAreChecked) {
@@ -255,44 +272,45 @@ TEST_F(ModelTest, OptionalTensorsAreChecked) {
                                                      {"blk.0.ffn_up.bias", kFfn},
                                                      {"blk.0.ffn_down.bias", kWidth},
                                                      {"rope_freqs.weight", 2}}) {
-    EXPECT_TRUE(load(TinyModel().set_tensor(name, {size})).has_value()) << name;
-    expect_corrupt(TinyModel().set_tensor(name, {size - 1}),
-                   "tensor '" + name + "' is 1x" + std::to_string(size - 1) +
-                       ", the metadata asks for 1x" + std::to_string(size));
+    auto tiny = TinyModel().set_tensor(name, {size});
+    // The biases of q, k and v come together, and so do those of the feed-forward part.
+    for (const auto& [other, other_size] : groups_of(name)) tiny.set_tensor(other, {other_size});
+    EXPECT_TRUE(load(tiny).has_value()) << name;
+    expect_corrupt(tiny.set_tensor(name, {size - 1}),
+                   fmt::format("{} is {}, the metadata asks for {}", name, size - 1, size));
   }
+  expect_corrupt(TinyModel().set_tensor("blk.0.attn_q.bias", {kWidth}), "they come together");
   expect_corrupt(TinyModel().set_tensor("output.weight", {kWidth, 11}),
-                 "tensor 'output.weight' is 11x8, the metadata asks for 12x8");
+                 "output.weight is 11x8, the metadata asks for 12x8");
 }
 
 TEST_F(ModelTest, ATensorWithoutAPlaceIsRefused) {
   // Guards against a part of the model that is silently left out.
-  expect_unsupported(
-      TinyModel().set_tensor("blk.0.attn_q_norm.weight", {4}),
-      "tensor 'blk.0.attn_q_norm.weight' 1x4 has no place in architecture llama as it is known "
-      "here");
-  expect_unsupported(
+  expect_unsupported(TinyModel().set_tensor("blk.0.attn_q_norm.weight", {4}),
+                     "blk.0.attn_q_norm.weight is not a tensor of llama");
+  expect_corrupt(
       TinyModel().set_tensor("blk.1.attn_norm.weight", {kWidth}),
-      "tensor 'blk.1.attn_norm.weight' 1x8 has no place in architecture llama as it is known here");
-  expect_unsupported(
-      TinyModel().set_tensor("token_embd.bias", {kWidth}),
-      "tensor 'token_embd.bias' 1x8 has no place in architecture llama as it is known here");
+      "layer 1 has tensors (blk.1.attn_norm.weight, 1 in all), the metadata says 1 layers");
+  expect_unsupported(TinyModel().set_tensor("token_embd.bias", {kWidth}),
+                     "token_embd.bias is not a tensor of llama");
 }
 
 TEST_F(ModelTest, NoVocabularyIsRefused) {
   // Guards against a model without a single token, to which every shape of the head fits.
   expect_corrupt(TinyModel().set_tensor("token_embd.weight", {kWidth, 0}),
-                 "tensor 'token_embd.weight' has no rows");
+                 "tensor 'token_embd.weight' has no values");
 }
 
 TEST_F(ModelTest, EveryKeyIsNeeded) {
   // Guards against a default where the file does not say.
-  for (const char* key : {"general.architecture", "llama.context_length", "llama.embedding_length",
-                          "llama.block_count", "llama.feed_forward_length",
-                          "llama.attention.head_count", "llama.attention.layer_norm_rms_epsilon"})
-    expect_corrupt(TinyModel().remove(key), "metadata '" + std::string(key) + "' is missing");
+  expect_unsupported(TinyModel().remove("general.architecture"), "architecture '(not named)'");
+  for (const char* key : {"llama.context_length", "llama.embedding_length", "llama.block_count",
+                          "llama.feed_forward_length", "llama.attention.head_count",
+                          "llama.attention.layer_norm_rms_epsilon"})
+    expect_corrupt(TinyModel().remove(key), fmt::format("{} is missing", key));
   // These have defaults: as many heads of keys as of queries, base 10000, the name of the file.
   expect_corrupt(TinyModel().remove("llama.attention.head_count_kv"),
-                 "tensor 'blk.0.attn_k.weight' is 4x8, the metadata asks for 8x8");
+                 "blk.0.attn_k.weight is 4x8, the metadata asks for 8x8");
   const auto model = load(TinyModel().remove("llama.rope.freq_base").remove("general.name"));
   ASSERT_TRUE(model.has_value()) << model.error().message;
   EXPECT_EQ(model->config.rope_base, 10000);
@@ -301,88 +319,75 @@ TEST_F(ModelTest, EveryKeyIsNeeded) {
 
 TEST_F(ModelTest, KeysOfTheWrongTypeAreRefused) {
   // Guards against "1" that is read as a number, or a count that is negative or a fraction.
-  const std::string whole = "must be a whole number from 0 to 2^31, found ";
   for (const std::string key :
        {"llama.context_length", "llama.embedding_length", "llama.block_count",
         "llama.feed_forward_length", "llama.attention.head_count", "llama.attention.head_count_kv",
         "llama.attention.key_length", "llama.rope.dimension_count",
         "llama.attention.sliding_window", "llama.expert_count"}) {
-    const std::string start = "metadata '" + key + "' " + whole;
-    expect_corrupt(TinyModel().set(key, str("1")), start + "the string '1'");
-    expect_corrupt(TinyModel().set(key, i32(-1)), start + "-1");
-    expect_corrupt(TinyModel().set(key, f32(1)), start + "1");
-    expect_corrupt(TinyModel().set(key, u32(1U << 31)), start + "2147483648");
-    expect_corrupt(TinyModel().set(key, strs({"1"})), start + "array of 1 ['1']");
+    expect_corrupt(TinyModel().set(key, str("1")), key + " must be a whole number, found a string");
+    expect_corrupt(TinyModel().set(key, i32(-1)), key + " is -1, must be from ");
+    expect_corrupt(TinyModel().set(key, f32(1)), key + " must be a whole number, found a number");
+    expect_corrupt(TinyModel().set(key, u32(1U << 31)), key + " is 2147483648, must be from ");
   }
-  for (const std::string key : {"llama.rope.freq_base", "llama.attention.layer_norm_rms_epsilon",
-                                "llama.rope.scaling.factor", "llama.rope.scale_linear"}) {
-    const std::string start = "metadata '" + key + "' must be a finite number, found ";
-    expect_corrupt(TinyModel().set(key, str("1")), start + "the string '1'");
+  for (const std::string key : {"llama.rope.freq_base", "llama.attention.layer_norm_rms_epsilon"}) {
+    expect_corrupt(TinyModel().set(key, str("1")), key + " must be a number, found a string");
     expect_corrupt(TinyModel().set(key, f32(std::numeric_limits<float>::infinity())),
-                   start + "inf");
+                   key + " must be a finite number, found inf");
     expect_corrupt(TinyModel().set(key, f32(std::numeric_limits<float>::quiet_NaN())),
-                   start + "nan");
+                   key + " must be a finite number, found nan");
   }
-  expect_corrupt(TinyModel().set("general.architecture", u32(1)),
-                 "metadata 'general.architecture' must be a string, found 1");
+  expect_unsupported(TinyModel().set("llama.rope.scaling.factor", str("1")),
+                     "llama.rope.scaling.factor must be a number, found a string");
   expect_corrupt(TinyModel().set("llama.rope.scaling.type", flag(true)),
-                 "metadata 'llama.rope.scaling.type' must be a string, found true");
+                 "llama.rope.scaling.type must be a string, found ");
 }
 
 TEST_F(ModelTest, NumbersThatCannotBeAreRefused) {
   // Guards against divisions by 0 and heads that do not add up.
-  expect_corrupt(TinyModel().set("llama.attention.head_count", u32(0)),
-                 "llama.attention.head_count 0 must be a multiple of head_count_kv 1");
-  expect_corrupt(TinyModel().set("llama.attention.head_count_kv", u32(0)),
-                 "llama.attention.head_count 2 must be a multiple of head_count_kv 0");
+  for (const char* key :
+       {"llama.attention.head_count", "llama.attention.head_count_kv", "llama.embedding_length",
+        "llama.feed_forward_length", "llama.context_length", "llama.block_count"})
+    expect_corrupt(TinyModel().set(key, u32(0)), fmt::format("{} is 0, must be from 1", key));
   expect_corrupt(TinyModel()
                      .set("llama.attention.head_count", u32(3))
                      .set("llama.attention.head_count_kv", u32(2)),
-                 "llama.attention.head_count 3 must be a multiple of head_count_kv 2");
-  for (const char* key : {"llama.embedding_length", "llama.feed_forward_length",
-                          "llama.context_length", "llama.block_count"})
-    expect_corrupt(TinyModel().set(key, u32(0)),
-                   "llama.embedding_length, feed_forward_length, context_length and block_count "
-                   "must not be 0");
+                 "is not a multiple of llama.attention.head_count");
   expect_corrupt(TinyModel().set("llama.attention.head_count", u32(16)),
-                 "llama.embedding_length 8 gives no value to each of 16 heads");
+                 "llama.embedding_length 8 is not a multiple of llama.attention.head_count 16");
   expect_unsupported(TinyModel().set("llama.attention.value_length", u32(2)),
-                     "llama.attention.value_length 2 differs from key_length 4");
-  for (const uint32_t dimensions : {0U, 3U, 6U})
-    expect_corrupt(
-        TinyModel().set("llama.rope.dimension_count", u32(dimensions)),
-        "llama.rope.dimension_count " + std::to_string(dimensions) + " must be even and at most 4");
+                     "values of a head (2) and of its key (4) differ in size");
+  expect_unsupported(TinyModel().set("llama.rope.dimension_count", u32(3)), "must be even");
+  expect_corrupt(TinyModel().set("llama.rope.dimension_count", u32(6)),
+                 "RoPE turns 6 values of a head that has 4");
   expect_corrupt(TinyModel().set("llama.rope.freq_base", f32(0)),
-                 "llama.rope.freq_base 0 must be above 0 and layer_norm_rms_epsilon "
-                 "9.999999747378752e-06 at least 0");
-  expect_corrupt(TinyModel()
-                     .set("llama.rope.scaling.factor", f32(0))
-                     .set("llama.rope.scaling.type", str("linear")),
-                 "llama.rope.scaling.factor must be above 0, found 0");
+                 "llama.rope.freq_base must be above zero, found 0");
+  expect_unsupported(TinyModel()
+                         .set("llama.rope.scaling.factor", f32(0))
+                         .set("llama.rope.scaling.type", str("linear")),
+                     "each must be above 0");
 }
 
-TEST_F(ModelTest, WhatIsNotSupportedIsNamed) {
+TEST_F(ModelTest, WhatIsNotDoneIsNamed) {
   // Guards against a model that runs and gives other numbers than its engine.
+  expect_unsupported(TinyModel().set("general.architecture", str("mamba")),
+                     "architecture 'mamba' cannot be run here (can be: llama, ");
+  expect_unsupported(TinyModel().set("general.architecture", str("deepseek2")),
+                     "architecture 'deepseek2' cannot be run here");
   expect_unsupported(
-      TinyModel().set("general.architecture", str("mamba")),
-      "architecture 'mamba' is not supported (supported: " + known_architectures() + ")");
-  expect_unsupported(TinyModel().set("llama.expert_count", u32(8)),
-                     "llama.expert_count is 8: mixtures of experts are not supported yet");
-  for (const std::string scaling : {"yarn", "longrope", ""})
-    expect_unsupported(TinyModel().set("llama.rope.scaling.type", str(scaling)),
-                       "llama.rope.scaling.type is '" + scaling +
-                           "': supported are none, linear and the tensor rope_freqs.weight");
-  for (const std::string key : {"llama.attn_logit_softcapping", "llama.logit_scale",
-                                "llama.attention.scale", "llama.rope.scaling.attn_factor"})
-    expect_unsupported(
-        TinyModel().set(key, f32(1)),
-        "metadata '" + key + "' asks for something that architecture llama does not do here");
+      TinyModel().set("llama.rope.scaling.type", str("unheard")),
+      "the scaling of RoPE is 'unheard': done here are none, linear, yarn, longrope");
+  for (const std::string key :
+       {"llama.attn_logit_softcapping", "llama.logit_scale", "llama.attention.clamp_kqv"})
+    expect_unsupported(TinyModel().set(key, f32(2)), key + " is 2, which llama does not do here");
+  expect_unsupported(TinyModel().set("llama.attention.causal", flag(false)),
+                     "llama.attention.causal is false");
 }
 
 TEST_F(ModelTest, RopeScalingIsThatOfLlamaCpp) {
   // Guards against positions that are not divided where the engine of the file divides them.
   const auto factor = [&](const TinyModel& tiny) {
-    return load(tiny).value().config.rope_linear_factor;
+    const auto model = load(tiny).value();
+    return step(make_plan(model), "layer.0.attn.q_rope").rope.linear_factor;
   };
   const auto type = [](const char* name) {
     return TinyModel().set("llama.rope.scaling.type", str(name));
@@ -408,20 +413,16 @@ TEST_F(ModelTest, TheTokenizerFitsTheVocabulary) {
   ASSERT_TRUE(model.has_value()) << model.error().message;
   ASSERT_NE(model->tokenizer, nullptr);
   EXPECT_EQ(model->tokenizer->size(), kVocabulary);
-  expect_corrupt(with_tokens(11), "the tokenizer has 11 tokens, token_embd.weight has 12 rows");
-  expect_corrupt(with_tokens(13), "the tokenizer has 13 tokens, token_embd.weight has 12 rows");
-  expect_corrupt(
-      with_tokens(12).set("tokenizer.ggml.tokens", str("abc")),
-      "metadata 'tokenizer.ggml.tokens' must be an array of strings, found the string 'abc'");
-  expect_corrupt(with_tokens(12).set("tokenizer.ggml.add_bos_token", u32(1)),
-                 "metadata 'tokenizer.ggml.add_bos_token' must be true or false, found 1");
+  // A padded head is common; tokens without a row are not.
+  expect_corrupt(with_tokens(13), "token_embd.weight is 12x8");
 }
 
 TEST_F(ModelTest, ATokenizerThatIsNotSupportedIsNoError) {
   // Guards against a model that cannot even run on ids, and ids that a wrong tokenizer made.
-  const auto model = load(TinyModel()
-                              .set("tokenizer.ggml.model", str("unheard-of"))
-                              .set("tokenizer.ggml.tokens", strs({"a"})));
+  const auto model =
+      load(TinyModel()
+               .set("tokenizer.ggml.model", str("unheard-of"))
+               .set("tokenizer.ggml.tokens", strs(std::vector<std::string>(kVocabulary, "a"))));
   ASSERT_TRUE(model.has_value()) << model.error().message;
   EXPECT_EQ(model->tokenizer, nullptr);
   EXPECT_NE(model->tokenizer_missing.find("unheard-of"), std::string::npos)
@@ -525,15 +526,17 @@ TEST_F(ModelTest, BiasStepsAppearOnlyWithBiases) {
 
   const auto model = load(TinyModel()
                               .set_tensor("blk.0.attn_q.bias", {kWidth})
+                              .set_tensor("blk.0.attn_k.bias", {kKv})
                               .set_tensor("blk.0.attn_v.bias", {kKv})
                               .set_tensor("blk.0.attn_output.bias", {kWidth}));
   ASSERT_TRUE(model.has_value()) << model.error().message;
   const Plan plan = make_plan(*model);
   const auto all = names(plan);
-  EXPECT_EQ(std::vector<std::string>(all.begin() + 2, all.begin() + 9),
-            (std::vector<std::string>{"layer.0.attn.q_matmul", "layer.0.attn.q", "layer.0.attn.k",
-                                      "layer.0.attn.v_matmul", "layer.0.attn.v",
-                                      "layer.0.attn.q_rope", "layer.0.attn.k_rope"}));
+  EXPECT_EQ(
+      std::vector<std::string>(all.begin() + 2, all.begin() + 10),
+      (std::vector<std::string>{"layer.0.attn.q_matmul", "layer.0.attn.q", "layer.0.attn.k_matmul",
+                                "layer.0.attn.k", "layer.0.attn.v_matmul", "layer.0.attn.v",
+                                "layer.0.attn.q_rope", "layer.0.attn.k_rope"}));
   const auto& q = step(plan, "layer.0.attn.q");
   EXPECT_EQ(q.op, Op::Bias);
   EXPECT_EQ(q.weight->name, "blk.0.attn_q.bias");

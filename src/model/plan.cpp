@@ -2,6 +2,9 @@
 #include "model/plan.h"
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
+#include <numbers>
 
 namespace plumb {
 
@@ -17,10 +20,61 @@ bool is_causal(const Plan& plan) {
   return std::ranges::all_of(plan.steps, [](const Step& step) { return step.attention.causal; });
 }
 
+double alibi_slope(const Attention& attention, size_t head) {
+  const auto power = static_cast<double>(std::bit_floor(attention.heads));
+  const auto h = static_cast<double>(head);
+  if (h < power) return std::exp2(-attention.alibi_max_bias * (h + 1) / power);
+  return std::exp2(-attention.alibi_max_bias / 2 * (2 * (h - power) + 1) / power);
+}
+
+namespace {
+
+// The pair that turns `rotations` times in the original context.
+double yarn_pair(const Rope& rope, const Yarn& yarn, double rotations) {
+  const auto n = static_cast<double>(rope.dimensions);
+  return n * std::log(yarn.original_context / (rotations * 2 * std::numbers::pi)) /
+         (2 * std::log(rope.base));
+}
+
+// The share of the interpolated frequency of each pair.
+std::vector<double> yarn_ramp(const Rope& rope, const Yarn& yarn) {
+  double low = yarn_pair(rope, yarn, yarn.beta_fast);
+  double high = yarn_pair(rope, yarn, yarn.beta_slow);
+  if (yarn.truncate) {
+    low = std::floor(low);
+    high = std::ceil(high);
+  }
+  low = std::max(low, 0.0);
+  high = std::min(high, static_cast<double>(rope.dimensions) - 1);
+  if (low == high) high += 0.001;  // as both llama.cpp and transformers avoid the division by zero
+  std::vector<double> ramp(rope.dimensions / 2);
+  for (size_t p = 0; p < ramp.size(); ++p)
+    ramp[p] = std::clamp((static_cast<double>(p) - low) / (high - low), 0.0, 1.0);
+  return ramp;
+}
+
+}  // namespace
+
+std::vector<double> rope_frequencies(const Rope& rope) {
+  std::vector<double> frequencies(rope.dimensions / 2);
+  const auto factors = rope.factors ? rope.factors->values() : std::vector<float>();
+  const auto ramp = rope.yarn ? yarn_ramp(rope, *rope.yarn) : std::vector<double>();
+  for (size_t p = 0; p < frequencies.size(); ++p) {
+    double& f = frequencies[p];
+    f = std::pow(rope.base, -2.0 * static_cast<double>(p) / static_cast<double>(rope.dimensions)) /
+        rope.linear_factor;
+    if (!factors.empty()) f /= static_cast<double>(factors[p]);
+    if (rope.yarn) f *= ramp[p] / rope.yarn->factor + 1 - ramp[p];
+  }
+  return frequencies;
+}
+
 const char* to_text(Op op) {
   switch (op) {
     case Op::Embedding: return "embedding lookup";
+    case Op::Positions: return "learned positions";
     case Op::RmsNorm: return "RMS norm";
+    case Op::LayerNorm: return "layer norm";
     case Op::MatMul: return "matrix product";
     case Op::Bias: return "bias";
     case Op::Rope: return "rotation";
@@ -28,8 +82,18 @@ const char* to_text(Op op) {
     case Op::Softmax: return "softmax";
     case Op::Mix: return "attention mix";
     case Op::Add: return "residual sum";
-    case Op::Silu: return "SiLU";
     case Op::Multiply: return "product";
+    case Op::MultiplyRow: return "product with one number";
+    case Op::Scale: return "scale";
+    case Op::SoftCap: return "soft cap";
+    case Op::Silu: return "SiLU";
+    case Op::GeluTanh: return "GELU (tanh)";
+    case Op::GeluErf: return "GELU (erf)";
+    case Op::Sigmoid: return "sigmoid";
+    case Op::TopExperts: return "choice of experts";
+    case Op::ExpertWeights: return "weights of experts";
+    case Op::ExpertMatMul: return "experts' matrix product";
+    case Op::ExpertSum: return "sum of experts";
   }
   return "";
 }

@@ -205,4 +205,137 @@ Modules experts(const Family& f, const std::string& router) {
              {{e + "[].down_proj", Form::Stacked}, {"=" + e + "down_proj"}})};
 }
 
+Modules text_embedding(const Family& f) {
+  return embedding(f, "model.embed_tokens", "model.norm", "lm_head");
+}
+
+// Factors of RoPE's angles that a GGUF holds as tensors and config.json as numbers.
+Modules rope_factors() {
+  const auto row = [](const char* name, int group) {
+    return Module{name, {Size::HalfRope}, Need::Optional, Need::Never, {}, Where::All, group};
+  };
+  return {row("rope_freqs.weight", 0), row("rope_factors_long.weight", 6),
+          row("rope_factors_short.weight", 6)};
+}
+
+Modules llama_block(const Family& f) {
+  return Modules{norm(f, "attn_norm", "input_layernorm")} + attention(f) +
+         Modules{norm(f, "ffn_norm", "post_attention_layernorm")};
+}
+
+Modules head_norms(const Family& f) {
+  auto q = norm(f, "attn_q_norm", "self_attn.q_norm");
+  auto k = norm(f, "attn_k_norm", "self_attn.k_norm");
+  q.shape = k.shape = {Size::HeadDim};
+  return {q, k};
+}
+
+// Norms behind the sub-layers only.
+Modules post_norm_block(const Family& f) {
+  return attention(f) +
+         Modules{norm(f, "post_attention_norm", "post_attention_layernorm"),
+                 norm(f, "post_ffw_norm", "post_feedforward_layernorm")} +
+         gated_mlp(f);
+}
+
+// The gate and the up matrix are one, gate first.
+Modules fused_mlp(const Family& f) {
+  return {{"blk.{}.ffn_up",
+           {Size::TwoFfn, Size::Width},
+           Need::Required,
+           Need::Never,
+           {{f.layer + "mlp.gate_up_proj"}}},
+          {"blk.{}.ffn_down",
+           {Size::Width, Size::Ffn},
+           Need::Required,
+           Need::Never,
+           {{f.layer + "mlp.down_proj"}}}};
+}
+
+Module linear(const std::string& name, std::vector<Size> shape, Need bias,
+              std::vector<Source> sources) {
+  return {"blk.{}." + name, std::move(shape), Need::Required, bias, std::move(sources)};
+}
+
+Modules plain_mlp(const Family& f, const std::string& up, const std::string& down, Form form) {
+  return {linear("ffn_up", {Size::Ffn, Size::Width}, f.mlp_bias, {{f.layer + up, form}}),
+          linear("ffn_down", {Size::Width, Size::Ffn}, f.mlp_bias, {{f.layer + down, form}})};
+}
+
+Modules fused_attention(const Family& f, const std::string& qkv, Form form,
+                        const std::string& output, Form output_form) {
+  return {linear("attn_qkv", {Size::QkvRows, Size::Width}, f.qkv_bias, {{f.layer + qkv, form}}),
+          linear("attn_output", {Size::Width, Size::MixedWidth}, f.out_bias,
+                 {{f.layer + output, output_form}})};
+}
+
+Family with_biases(const std::string& layer) {
+  Family f;
+  f.layer = layer;
+  f.norm_bias = f.qkv_bias = f.out_bias = f.mlp_bias = Need::Required;
+  return f;
+}
+
+// Norms of q and k with weights of their own for each head.
+Modules norms_by_head(const Family& f, const std::string& q, const std::string& k, Form form) {
+  return {{"blk.{}.attn_q_norm",
+           {Size::Heads, Size::HeadDim},
+           Need::Optional,
+           Need::Never,
+           {{f.layer + q, form}},
+           Where::All,
+           2},
+          {"blk.{}.attn_k_norm",
+           {Size::KvHeads, Size::HeadDim},
+           Need::Optional,
+           Need::Never,
+           {{f.layer + k, form}},
+           Where::All,
+           2}};
+}
+
+Modules experts_start(const Family& f) {
+  return embedding(f, "model.embed_tokens", "model.norm", "lm_head") +
+         Modules{norm(f, "attn_norm", "input_layernorm"),
+                 norm(f, "ffn_norm", "post_attention_layernorm")};
+}
+
+Modules shared_expert(const Family& f, const std::string& source) {
+  return {{"blk.{}.ffn_gate_shexp",
+           {Size::SharedFfn, Size::Width},
+           Need::Required,
+           Need::Never,
+           {{f.layer + source + "gate_proj"}},
+           Where::Experts},
+          {"blk.{}.ffn_up_shexp",
+           {Size::SharedFfn, Size::Width},
+           Need::Required,
+           Need::Never,
+           {{f.layer + source + "up_proj"}},
+           Where::Experts},
+          {"blk.{}.ffn_down_shexp",
+           {Size::Width, Size::SharedFfn},
+           Need::Required,
+           Need::Never,
+           {{f.layer + source + "down_proj"}},
+           Where::Experts}};
+}
+
+Modules optional_head_norms(const Family& f, const std::string& q, const std::string& k) {
+  return {{"blk.{}.attn_q_norm",
+           {Size::HeadDim},
+           Need::Optional,
+           Need::Optional,
+           {{f.layer + q}},
+           Where::All,
+           2},
+          {"blk.{}.attn_k_norm",
+           {Size::HeadDim},
+           Need::Optional,
+           Need::Optional,
+           {{f.layer + k}},
+           Where::All,
+           2}};
+}
+
 }  // namespace plumb

@@ -45,9 +45,28 @@ Modules attention(const Family& f, const std::string& output = "self_attn.o_proj
 Modules gated_mlp(const Family& f, Where where = Where::All);
 Modules experts(const Family& f, const std::string& router);
 
-// The architectures of the two files beside this one.
-std::vector<std::pair<std::string, Modules>> llama_architectures();
-std::vector<std::pair<std::string, Modules>> gpt_architectures();
-std::vector<std::pair<std::string, Modules>> expert_architectures();
+Modules text_embedding(const Family& f);
+// Factors of RoPE's angles that a GGUF holds as tensors and config.json as numbers.
+Modules rope_factors();
+Modules llama_block(const Family& f);
+// Norms of each head of q and k with one weight for all heads.
+Modules head_norms(const Family& f);
+Modules optional_head_norms(const Family& f, const std::string& q, const std::string& k);
+// … with weights of their own for each head.
+Modules norms_by_head(const Family& f, const std::string& q, const std::string& k, Form form);
+// Norms behind the sub-layers only.
+Modules post_norm_block(const Family& f);
+// The gate and the up matrix are one, gate first.
+Modules fused_mlp(const Family& f);
+Module linear(const std::string& name, std::vector<Size> shape, Need bias,
+              std::vector<Source> sources);
+Modules plain_mlp(const Family& f, const std::string& up, const std::string& down,
+                  Form form = Form::Whole);
+Modules fused_attention(const Family& f, const std::string& qkv, Form form,
+                        const std::string& output, Form output_form = Form::Whole);
+Family with_biases(const std::string& layer);
+// Embedding, head and the norms before attention and experts.
+Modules experts_start(const Family& f);
+Modules shared_expert(const Family& f, const std::string& source);
 
 }  // namespace plumb

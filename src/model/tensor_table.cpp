@@ -9,7 +9,7 @@
 #include <unordered_set>
 
 #include "core/check.h"
-#include "model/tensor_rows.h"
+#include "model/architecture.h"
 
 namespace plumb {
 namespace {
@@ -17,13 +17,13 @@ namespace {
 using Tables = std::map<std::string, std::vector<TensorRow>, std::less<>>;
 
 const Tables& tables() {
-  static const Tables kTables = [] {
-    Tables result;
-    for (const auto& list : {llama_architectures(), gpt_architectures(), expert_architectures()})
-      for (const auto& [name, modules] : list) result[name] = rows_of(modules);
-    return result;
+  static const Tables result = [] {
+    Tables made;
+    for (const auto* architecture : architectures())
+      made.emplace(architecture->name, rows_of(architecture->tensors()));
+    return made;
   }();
-  return kTables;
+  return result;
 }
 
 std::string filled(std::string_view pattern, std::string_view hole, const std::string& value) {
@@ -221,7 +221,8 @@ std::optional<uint64_t> size_of(Size size, const Hyperparameters& h, size_t laye
 }
 
 bool applies(Where where, const Hyperparameters& h, size_t layer) {
-  const bool experts = h.experts.has_value() && layer >= h.dense_layers;
+  const bool listed = layer < h.layer_dense.size() && h.layer_dense[layer];
+  const bool experts = h.experts.has_value() && layer >= h.dense_layers && !listed;
   switch (where) {
     case Where::All: return true;
     case Where::Dense: return !experts;

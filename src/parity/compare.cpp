@@ -118,7 +118,7 @@ std::string lossy_kind(const StepCheck& check, const Plan& plan) {
   const auto& a = check.arithmetic;
   const auto is_short = [](const std::string& type) { return type != "f32" && type != "f64"; };
   const bool product = std::ranges::any_of(check.segment, [&](const std::string& name) {
-    return plan.steps[*plan.find(name)].op == Op::MatMul;
+    return is_product(plan.steps[*plan.find(name)].op);
   });
   if (product && is_short(a.activations)) return a.activations;
   return is_short(a.output) ? a.output : std::string();

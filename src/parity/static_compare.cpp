@@ -51,11 +51,32 @@ constexpr ConfigField kConfigFields[] = {
     {"rope.freq_base", "rope.theta", "layer.0.attn.q_rope",
      [](const Config& c) { return c.rope_base; }},
     {"rope.scaling.factor", "rope.scaling", "layer.0.attn.q_rope",
-     [](const Config& c) { return c.rope_linear_factor; }},
+     [](const Config& c) { return c.rope_scaling.factor; }},
     {"rope.dimension_count", "rope.dimensions", "layer.0.attn.q_rope",
      [](const Config& c) { return static_cast<double>(c.rope_dimensions); }},
     {"attention.sliding_window", "attention.window", "layer.0.attn.weights",
      [](const Config& c) { return static_cast<double>(c.window); }},
+    {"rope.freq_base_swa", "rope.theta", "layer.0.attn.q_rope",
+     [](const Config& c) { return c.rope_base_local; }},
+    {"rope.scaling.attn_factor", "rope.scaling", "layer.0.attn.q_rope",
+     [](const Config& c) { return c.rope_scaling.magnitude; }},
+    {"attention.scale", "attention.scale", "layer.0.attn.scores",
+     [](const Config& c) { return c.attention_scale; }},
+    {"attn_logit_softcapping", "attention.softcap", "layer.0.attn.scores",
+     [](const Config& c) { return c.attention_softcap; }},
+    {"final_logit_softcapping", "logits.softcap", "logits",
+     [](const Config& c) { return c.final_softcap; }},
+    {"embedding_scale", "embedding.scale", "embedding",
+     [](const Config& c) { return c.embedding_scale; }},
+    {"residual_scale", "residual.scale", "layer.0.attn.residual",
+     [](const Config& c) { return c.residual_scale; }},
+    {"logit_scale", "logits.scale", "logits", [](const Config& c) { return c.logit_scale; }},
+    {"expert_count", "config.shape", "layer.0.ffn.router",
+     [](const Config& c) { return static_cast<double>(c.experts); }},
+    {"expert_used_count", "experts.used", "layer.0.ffn.experts",
+     [](const Config& c) { return static_cast<double>(c.experts_used); }},
+    {"expert_weights_norm", "experts.normalize", "layer.0.ffn.expert_weights",
+     [](const Config& c) { return c.experts != 0 && c.normalize_experts ? 1.0 : 0.0; }},
     {"feed_forward_length", "config.shape", "layer.0.ffn.gate",
      [](const Config& c) { return static_cast<double>(c.ffn); }},
 };
@@ -85,6 +106,82 @@ void compare_config(const Model& a, const Model& b, std::vector<Finding>& findin
   }
 }
 
+// --- Plans
+
+// What a step does beside its weights, in words by aspect. Two plans that differ in none of them
+// compute the same function of the same weights.
+std::map<std::string, std::string> aspects_of(const Plan& plan, const Step& step) {
+  const auto number = [](double x) { return fmt::format("{:.9g}", x); };
+  std::map<std::string, std::string> aspects = {{"operation", to_text(step.op)},
+                                                {"width", fmt::format("{}", step.width)}};
+  std::vector<std::string> inputs;
+  for (const size_t input : step.inputs) inputs.push_back(plan.steps[input].name);
+  aspects["inputs"] = fmt::format("{}", fmt::join(inputs, ", "));
+  if (is_norm(step.op)) {
+    aspects["norm.epsilon"] = number(step.epsilon);
+    aspects["norm.group"] = fmt::format("{}", step.group);
+  }
+  if (step.op == Op::Scale || step.op == Op::SoftCap) aspects["factor"] = number(step.factor);
+  if (step.op == Op::Rope) {
+    const auto& r = step.rope;
+    aspects["rope.pairing"] = r.pairing == RopePairing::Halves ? "halves" : "neighbours";
+    aspects["rope.dimensions"] = fmt::format("{} of {}", r.dimensions, step.head_dim);
+    aspects["rope.magnitude"] = number(r.magnitude);
+    std::string frequencies;
+    for (const double f : rope_frequencies(r)) frequencies += fmt::format(" {:.7g}", f);
+    aspects["rope.frequencies"] = frequencies;
+  }
+  if (step.attention.heads != 0) {
+    const auto& a = step.attention;
+    aspects["attention.heads"] = fmt::format("{} over {} of {}", a.heads, a.kv_heads, a.head_dim);
+    aspects["attention.scale"] = number(a.scale);
+    aspects["attention.window"] = a.window == 0 ? "none" : fmt::format("{}", a.window);
+    aspects["attention.softcap"] = number(a.softcap);
+    aspects["attention.alibi"] = number(a.alibi_max_bias);
+    aspects["attention.temperature"] =
+        fmt::format("{} from {}", number(a.temperature_beta), a.temperature_length);
+  }
+  if (step.experts.count != 0)
+    aspects["experts"] = fmt::format("{} of {}{}", step.experts.used, step.experts.count,
+                                     step.experts.normalize ? ", their weights sum to 1" : "");
+  return aspects;
+}
+
+// The first step at which the plans part in an aspect that no key above has named: a switch that
+// one of the files has lost, such as an activation or which layers have a window.
+void compare_plans(const Side& a, const Side& b, std::vector<Finding>& findings) {
+  std::map<std::string, Finding> by_aspect;
+  std::vector<std::string> order;
+  for (const auto& step : a.plan.steps) {
+    const auto other = b.plan.find(step.name);
+    std::map<std::string, std::string> theirs = {{"operation", "no such step"}};
+    if (other) theirs = aspects_of(b.plan, b.plan.steps[*other]);
+    for (const auto& [aspect, mine] : aspects_of(a.plan, step)) {
+      const auto found = theirs.find(aspect);
+      if (found == theirs.end() || found->second == mine) continue;
+      if (by_aspect.contains(aspect)) continue;
+      order.push_back(aspect);
+      auto finding = static_finding(
+          aspect.find('.') == std::string::npos ? "config." + aspect : aspect,
+          fmt::format(
+              "the files ask for different things at {} ({}): {} in the baseline, {} in the "
+              "candidate",
+              step.name, aspect, mine, found->second));
+      finding.step = step.name;
+      finding.parameters = {{"baseline", mine}, {"candidate", found->second}};
+      by_aspect.emplace(aspect, std::move(finding));
+    }
+  }
+  if (!findings.empty()) return;  // a key says more than a step
+  for (const auto& aspect : order) findings.push_back(std::move(by_aspect.at(aspect)));
+  for (const auto& step : b.plan.steps)
+    if (!a.plan.find(step.name) && findings.empty()) {
+      findings.push_back(static_finding(
+          "config.operation", fmt::format("only the candidate has the step {}", step.name)));
+      findings.back().step = step.name;
+    }
+}
+
 // --- Weights
 // ----------------------------------------------------------------------------------------------------
 
@@ -92,7 +189,7 @@ WeightClass classify(const Weight& a, const Weight& b) {
   if (a.dtype == b.dtype && a.bytes.size() == b.bytes.size() && a.rows == b.rows &&
       std::memcmp(a.bytes.data(), b.bytes.data(), a.bytes.size()) == 0)
     return {};
-  if (a.rows * a.columns != b.rows * b.columns)
+  if (a.count() != b.count())
     return {"weights.shape",
             fmt::format("{}x{} against {}x{}", a.rows, a.columns, b.rows, b.columns),
             {}};
@@ -191,6 +288,7 @@ std::vector<Finding> compare_models(const Side& baseline, const Side& candidate,
   std::vector<Finding> findings;
   if (baseline.model->sha256 == candidate.model->sha256) return findings;
   compare_config(*baseline.model, *candidate.model, findings);
+  compare_plans(baseline, candidate, findings);
   compare_tokenizers(*baseline.model, *candidate.model, findings);
   compare_weights(baseline, candidate, threads, findings);
   return findings;

@@ -55,7 +55,9 @@ Result<PlainRun> run_greedily(const RunSetup& setup, std::span<const Token> prom
   TRY(check_context(setup.model, prompt.size(), decode));
   PlainRun run{.tokens = {prompt.begin(), prompt.end()}, .prompt = prompt.size(), .logits = {}};
   TRY_ASSIGN(auto session,
-             setup.backend.open(setup.model, setup.plan, prompt.size() + decode, setup.threads));
+             setup.backend.open(setup.model, setup.plan,
+                                {.capacity = prompt.size() + decode, .kv_cache = setup.kv_cache},
+                                setup.threads));
   TRY_ASSIGN(auto logits, session->forward(prompt, Outputs::LastPosition, nullptr));
   run.logits.push_back(std::move(logits));
   for (size_t i = 0; i < decode; ++i) {
@@ -112,7 +114,9 @@ Result<std::vector<std::vector<float>>> record(const RunSetup& setup, std::span<
   CHECK(prompt > 0 && prompt <= tokens.size());
   TRY(check_context(setup.model, prompt, tokens.size() - prompt));
   TRY_ASSIGN(auto session,
-             setup.backend.open(setup.model, setup.plan, tokens.size(), setup.threads));
+             setup.backend.open(setup.model, setup.plan,
+                                {.capacity = tokens.size(), .kv_cache = setup.kv_cache},
+                                setup.threads));
   WritingObserver observer(writer, setup.plan);
   std::vector<std::vector<float>> logits;
   TRY_ASSIGN(auto first, session->forward(tokens.first(prompt), Outputs::AllPositions, &observer));
@@ -141,7 +145,9 @@ Result<void> check_unchanged(const PlainRun& plain,
 Result<std::vector<float>> run_logits(const RunSetup& setup, std::span<const Token> tokens,
                                       size_t prompt, size_t part) {
   TRY_ASSIGN(auto session,
-             setup.backend.open(setup.model, setup.plan, tokens.size(), setup.threads));
+             setup.backend.open(setup.model, setup.plan,
+                                {.capacity = tokens.size(), .kv_cache = setup.kv_cache},
+                                setup.threads));
   std::vector<float> logits;
   size_t at = 0;
   while (at < tokens.size()) {

@@ -15,6 +15,7 @@ struct RunSetup {
   const Plan& plan;
   const Backend& backend;
   Threads& threads;
+  KvType kv_cache = KvType::F32;
 };
 
 // Tokens with what was computed on the way: enough to check that a recorded run gives the same

@@ -32,8 +32,18 @@ double sum_bound(double n, double squares, double y, double u) {
 }
 
 bool has_offset(DType dtype) {
-  return dtype == DType::Q4_0 || dtype == DType::Q4_1 || dtype == DType::Q4_K ||
-         dtype == DType::Q6_K;
+  switch (dtype) {
+    case DType::Q4_0:
+    case DType::Q4_1:
+    case DType::Q5_0:
+    case DType::Q5_1:
+    case DType::Q2_K:
+    case DType::Q3_K:
+    case DType::Q4_K:
+    case DType::Q5_K:
+    case DType::Q6_K: return true;
+    default: return false;
+  }
 }
 
 struct Job {
@@ -52,27 +62,63 @@ struct Job {
   size_t count() const { return rows.positions.size(); }
 };
 
+// What is known of a group of neighbours that are normed together.
+struct Group {
+  double mean = 0, factor = 0;
+  double mean_error = 0, factor_error = 0;  // of the mean; of the factor, relative
+  double moved = 0, moved_mean = 0;         // by the bounds of the inputs: the factor, the mean
+};
+
+Group group_of(const Job& job, size_t first) {
+  const auto n = static_cast<double>(job.step.group);
+  const double* x = job.inputs[0].value.data() + first;
+  const double u = job.u.accumulate;
+  Group g;
+  double squares = 0;
+  for (size_t i = 0; i < job.step.group; ++i) {
+    g.mean += x[i] / n;
+    squares += x[i] * x[i];
+    g.moved_mean += job.in_bound(0, first + i) / n;
+  }
+  if (job.step.op == Op::LayerNorm) g.mean_error = sum_bound(n, squares, n * g.mean, u) / n;
+  else g.mean = g.moved_mean = 0;
+  double variance = 0;
+  for (size_t i = 0; i < job.step.group; ++i) {
+    variance += (x[i] - g.mean) * (x[i] - g.mean) / n;
+    g.moved += std::fabs(x[i] - g.mean) * job.in_bound(0, first + i) / n;
+  }
+  const double total = variance + job.step.epsilon;
+  g.factor = total > 0 ? 1 / std::sqrt(total) : 0;
+  g.factor_error = u * (kSigmas * kUniform * std::sqrt(n / 3) / 2 + 4);
+  // Each x - mean is rounded before it is squared: relative to the variance, by Cauchy-Schwarz.
+  if (job.step.op == Op::LayerNorm)
+    g.factor_error += g.factor * (u * (std::sqrt(squares / n) + std::fabs(g.mean)) + g.mean_error);
+  return g;
+}
+
 void bound_norm(const Job& job) {
-  const size_t n = job.step.width;
-  const auto gamma = job.step.weight->values();
-  const double own =
-      job.u.accumulate * (kSigmas * kUniform * std::sqrt(static_cast<double>(n) / 3) / 2 + 4);
-  for (size_t r = 0; r < job.count(); ++r) {
-    const double* x = job.inputs[0].value.data() + r * n;
-    double squares = 0;
-    double moved = 0;
-    for (size_t i = 0; i < n; ++i) {
-      squares += x[i] * x[i];
-      moved += std::fabs(x[i]) * job.in_bound(0, r * n + i);
-    }
-    const double mean = squares / static_cast<double>(n) + job.step.epsilon;
-    const double factor = mean > 0 ? 1 / std::sqrt(mean) : 0;
-    for (size_t i = 0; i < n; ++i) {
-      const double g = job.step.use_gamma ? std::fabs(static_cast<double>(gamma[i])) : 1;
-      const double y = job.out[r * n + i];
-      job.bound[r * n + i] = own * std::fabs(y) + g * factor * job.in_bound(0, r * n + i) +
-                             std::fabs(y) * factor * factor * moved / static_cast<double>(n) +
-                             output_rounding(y, job.u);
+  const size_t n = job.step.group;
+  const auto gamma = job.step.weight ? job.step.weight->values() : std::vector<float>();
+  const auto beta = job.step.bias ? job.step.bias->values() : std::vector<float>();
+  const auto value = [&](const std::vector<float>& of, size_t column) {
+    return std::fabs(static_cast<double>(of[of.size() == n ? column % n : column]));
+  };
+  const double u = job.u.accumulate;
+  for (size_t first = 0; first < job.out.size(); first += n) {
+    const Group g = group_of(job, first);
+    for (size_t at = first; at < first + n; ++at) {
+      const size_t column = at % job.step.width;
+      const double weight = gamma.empty() || !job.step.use_gamma ? 1 : value(gamma, column);
+      const double shift = beta.empty() ? 0 : value(beta, column);
+      const double x = job.inputs[0].value[at];
+      const double size = weight * std::fabs(x - g.mean) * g.factor;  // without the shift
+      double own = g.factor_error * size + output_rounding(job.out[at], job.u);
+      if (job.step.op == Op::LayerNorm)
+        own += weight * g.factor * (g.mean_error + u * (std::fabs(x) + std::fabs(g.mean))) +
+               2 * u * (size + shift);
+      const double carried = weight * g.factor * (job.in_bound(0, at) + g.moved_mean) +
+                             size * g.factor * g.factor * g.moved;
+      job.bound[at] = own + carried;
     }
   }
 }
@@ -102,27 +148,52 @@ void bound_rope(const Job& job) {
   const auto& rope = job.step.rope;
   const size_t width = job.step.width;
   const size_t half = rope.dimensions / 2;
+  const auto frequencies = rope_frequencies(rope);
+  // The frequency is a power, often made by repeated products: pair roundings, and a few for the
+  // function; YaRN's ramp takes a few more.
+  const double steps = rope.yarn ? 10 : 4;
   for (size_t r = 0; r < job.count(); ++r) {
     const double* x = job.inputs[0].value.data() + r * width;
     double* b = &job.bound[r * width];
     for (size_t i = 0; i < width; ++i)
       b[i] = job.in_bound(0, r * width + i) + output_rounding(job.out[r * width + i], job.u);
     for (size_t pair = 0; pair < half; ++pair) {
-      // The frequency is a power, often made by repeated products: pair roundings, and a few for
-      // the function.
-      const double angle = std::fabs(referee::rope_angle(rope, job.rows.positions[r], pair));
-      const double own = job.u.accumulate * (4 + angle * (4 + static_cast<double>(pair)));
+      const double angle =
+          std::fabs(referee::rope_angle(rope, frequencies, job.rows.positions[r], pair));
+      const double own = std::fabs(rope.magnitude) * job.u.accumulate *
+                         (6 + angle * (steps + static_cast<double>(pair)));
       const size_t first = rope.pairing == RopePairing::Neighbours ? 2 * pair : pair;
       const size_t second = rope.pairing == RopePairing::Neighbours ? first + 1 : first + half;
       for (size_t head = 0; head < width; head += job.step.head_dim) {
         const double both =
-            job.in_bound(0, r * width + head + first) + job.in_bound(0, r * width + head + second);
+            std::fabs(rope.magnitude) * (job.in_bound(0, r * width + head + first) +
+                                         job.in_bound(0, r * width + head + second));
         const double size = std::fabs(x[head + first]) + std::fabs(x[head + second]);
         b[head + first] += own * size + both;
         b[head + second] += own * size + both;
       }
     }
   }
+}
+
+// From the product of a query and a key to the score: a scale, a soft cap whose slope is at most 1,
+// ALiBi's distance.
+double score_bound(const Job& job, size_t r, double sum, double squares, double carried, double y,
+                   size_t head, size_t key) {
+  const auto& a = job.step.attention;
+  const double u = job.u.accumulate;
+  Attention plain = a;
+  plain.softcap = plain.alibi_max_bias = 0;
+  const double scale = std::fabs(referee::score_of(plain, job.rows.positions[r], head, key, 1.0));
+  const double own = scale * sum_bound(static_cast<double>(a.head_dim), squares, sum, u) +
+                     2 * u * scale * std::fabs(sum);
+  double rest = 2 * u * std::fabs(y) + output_rounding(y, job.u);
+  if (a.temperature_beta != 0) rest += 4 * u * std::fabs(y);
+  if (a.softcap != 0) rest += u * (std::min(scale * std::fabs(sum), a.softcap) + 8 * std::fabs(y));
+  if (a.alibi_max_bias != 0)
+    rest += 3 * u * alibi_slope(a, head) *
+            std::fabs(static_cast<double>(key) - static_cast<double>(job.rows.positions[r]));
+  return own + scale * carried + rest;
 }
 
 void bound_scores(const Job& job) {
@@ -139,18 +210,16 @@ void bound_scores(const Job& job) {
             referee::cache_row(a, key) * k_width + referee::kv_head_of(a, h) * a.head_dim;
         double squares = 0;
         double carried = 0;
+        double sum = 0;
         for (size_t i = 0; i < a.head_dim; ++i) {
           const double product = job.inputs[0].value[q + i] * job.inputs[1].value[k + i];
+          sum += product;
           squares += product * product;
           carried += std::fabs(job.inputs[0].value[q + i]) * job.in_bound(1, k + i) +
                      std::fabs(job.inputs[1].value[k + i]) * job.in_bound(0, q + i);
         }
         const size_t at = (r * a.heads + h) * keys + key;
-        const double y = job.out[at];
-        job.bound[at] = a.scale * (sum_bound(static_cast<double>(a.head_dim), squares, y / a.scale,
-                                             job.u.accumulate) +
-                                   carried) +
-                        2 * job.u.accumulate * std::fabs(y) + output_rounding(y, job.u);
+        job.bound[at] = score_bound(job, r, sum, squares, carried, job.out[at], h, key);
       }
 }
 
@@ -226,19 +295,150 @@ void bound_embedding(const Job& job) {
   }
 }
 
+// What a function of one value adds by itself, and how steep it is at most.
+struct Unary {
+  double own, slope;
+};
+Unary unary_bound(const Step& step, double x, double y, double u) {
+  const double size = std::fabs(x);
+  switch (step.op) {
+    case Op::Scale: return {3 * u * y, std::fabs(step.factor)};
+    case Op::SoftCap: return {u * (std::min(size, step.factor) + 8 * y), 1};
+    // exp turns the rounding of its argument into a relative error.
+    case Op::Silu: return {0x1p-120 + u * (size + 8) * y, 1.1};
+    case Op::Sigmoid: return {0x1p-120 + u * (size + 8) * y, 0.25};
+    // As x/2 (1 + f): 1 + f has an absolute error where f is near -1. f's argument is rounded too,
+    // which changes y by at most u |x| (slope 1.13 of GELU, whose argument has a few roundings).
+    default: return {0x1p-120 + u * (8 * size + 8 * y), 1.13};
+  }
+}
+
 void bound_element_wise(const Job& job) {
   for (size_t i = 0; i < job.out.size(); ++i) {
     const double y = std::fabs(job.out[i]);
     const double x = job.inputs[0].value[i];
     double b = job.in_bound(0, i);
-    if (job.step.op == Op::Add) b += job.in_bound(1, i);
-    else if (job.step.op == Op::Multiply)
+    if (job.step.op == Op::Add) {
+      b += job.in_bound(1, i);
+    } else if (job.step.op == Op::Multiply) {
       b = b * std::fabs(job.inputs[1].value[i]) + std::fabs(x) * job.in_bound(1, i) +
           b * job.in_bound(1, i);
-    else if (job.step.op == Op::Silu)
-      b = 0x1p-120 + 1.1 * b +
-          job.u.accumulate * (std::fabs(x) + 8) * y;  // 1.1: the steepest slope
+    } else if (job.step.op != Op::Bias) {
+      const auto unary = unary_bound(job.step, x, y, job.u.accumulate);
+      b = unary.slope * b + unary.own;
+    }
     job.bound[i] = b + 2 * job.u.accumulate * y + output_rounding(y, job.u);
+  }
+}
+
+void bound_multiply_row(const Job& job) {
+  const size_t width = job.step.width;
+  for (size_t i = 0; i < job.out.size(); ++i) {
+    const size_t r = i / width;
+    const double in = job.in_bound(0, i);
+    const double share = job.in_bound(1, r);
+    const double y = std::fabs(job.out[i]);
+    job.bound[i] = in * std::fabs(job.inputs[1].value[r]) +
+                   std::fabs(job.inputs[0].value[i]) * share + in * share +
+                   2 * job.u.accumulate * y + output_rounding(y, job.u);
+  }
+}
+
+// A table of floats is copied; blocks are unpacked with two roundings.
+void bound_positions(const Job& job) {
+  const auto& table = *job.step.weight;
+  for (size_t i = 0; i < job.out.size(); ++i) {
+    const double y = std::fabs(job.out[i]);
+    const double unpacked = is_quantized(table.dtype)
+                                ? 4 * 0x1p-24 * std::fabs(job.out[i] - job.inputs[0].value[i])
+                                : 0;
+    job.bound[i] = job.in_bound(0, i) + unpacked + job.u.accumulate * y + output_rounding(y, job.u);
+  }
+}
+
+// Engines choose by float probabilities: two logits that these cannot tell apart may change places.
+void bound_top_experts(const Job& job) {
+  const auto& e = job.step.experts;
+  for (size_t r = 0; r < job.count(); ++r) {
+    std::vector<std::pair<double, double>> order;  // logit, its bound
+    for (size_t i = 0; i < e.count; ++i)
+      order.emplace_back(job.inputs[0].value[r * e.count + i], job.in_bound(0, r * e.count + i));
+    std::ranges::sort(order, std::greater{});
+    const auto near = [&](size_t a, size_t b) {
+      const double own = 8 * job.u.accumulate * (2 + order[0].first - order[b].first);
+      return order[a].first - order[b].first <= own + order[a].second + order[b].second;
+    };
+    for (size_t k = 0; k < e.used; ++k) {
+      const bool tie = (k > 0 && near(k - 1, k)) || (k + 1 < e.count && near(k, k + 1));
+      job.bound[r * e.used + k] = tie ? static_cast<double>(e.count) : 0;
+    }
+  }
+}
+
+void bound_expert_weights(const Job& job) {
+  const auto& e = job.step.experts;
+  for (size_t r = 0; r < job.count(); ++r) {
+    const std::span logits(job.inputs[0].value.data() + r * e.count, e.count);
+    const double max = *std::ranges::max_element(logits);
+    double carried = 0;  // of the sum: at most the largest bound of any logit
+    for (size_t i = 0; i < e.count; ++i)
+      carried = std::max(carried, job.in_bound(0, r * e.count + i));
+    for (size_t k = 0; k < e.used; ++k) {
+      const size_t at = r * e.used + k;
+      const double y = std::fabs(job.out[at]);
+      const auto chosen = referee::expert_at(job.inputs[1].matrix(), r, k, e.count);
+      const double below = chosen ? max - logits[*chosen] : 0;
+      // As in the softmax: the argument's rounding, a few for exp, sum, division and renormalizing.
+      const double own = job.u.accumulate * (2 * below + 12 + static_cast<double>(e.count));
+      job.bound[at] = y * (own + 2 * carried) + output_rounding(y, job.u) + 0x1p-126;
+    }
+  }
+}
+
+void bound_expert_mat_mul(const Job& job, Threads& threads) {
+  const auto& weight = *job.step.weight;
+  const auto& e = job.step.experts;
+  const size_t n = weight.columns;
+  const bool shared = job.inputs[0].width == n;
+  threads.run(job.count() * e.used, 1, [&](size_t begin, size_t end) {
+    std::vector<float> row(n);
+    for (size_t at = begin; at < end; ++at) {
+      const auto chosen =
+          referee::expert_at(job.inputs[1].matrix(), at / e.used, at % e.used, e.count);
+      if (!chosen) continue;
+      const size_t from = at / e.used * job.inputs[0].width + (shared ? 0 : at % e.used * n);
+      const std::span x(job.inputs[0].value.data() + from, n);
+      for (size_t j = 0; j < weight.rows; ++j) {
+        dequantize(weight.dtype, weight.row(*chosen * weight.rows + j), n, row.data());
+        double carried = 0;
+        if (!job.inputs[0].bound.empty())
+          for (size_t i = 0; i < n; ++i)
+            carried += std::fabs(static_cast<double>(row[i])) * job.inputs[0].bound[from + i];
+        const size_t to = at * weight.rows + j;
+        job.bound[to] =
+            matmul_bound(job.step, row, x, job.out[to], job.arithmetic, job.deviation) + carried;
+      }
+    }
+  });
+}
+
+void bound_expert_sum(const Job& job) {
+  const size_t width = job.step.width;
+  const size_t used = job.step.experts.used;
+  for (size_t at = 0; at < job.out.size(); ++at) {
+    const size_t r = at / width;
+    double squares = 0;
+    double carried = 0;
+    for (size_t k = 0; k < used; ++k) {
+      const size_t from = (r * used + k) * width + at % width;
+      const double value = job.inputs[0].value[from];
+      const double share = job.inputs[1].value[r * used + k];
+      squares += value * value * share * share;
+      carried += std::fabs(value) * job.in_bound(1, r * used + k) +
+                 (std::fabs(share) + job.in_bound(1, r * used + k)) * job.in_bound(0, from);
+    }
+    job.bound[at] = sum_bound(static_cast<double>(used), squares, job.out[at], job.u.accumulate) +
+                    carried + output_rounding(job.out[at], job.u);
   }
 }
 
@@ -306,16 +506,28 @@ std::vector<double> error_bound(const Step& step, std::span<const BoundedValue> 
   const Job job{step, inputs, rows, out, arithmetic, units_of(arithmetic), deviation, bound};
   switch (step.op) {
     case Op::Embedding: bound_embedding(job); break;
-    case Op::RmsNorm: bound_norm(job); break;
+    case Op::Positions: bound_positions(job); break;
+    case Op::RmsNorm:
+    case Op::LayerNorm: bound_norm(job); break;
     case Op::MatMul: bound_matmul(job, threads); break;
     case Op::Rope: bound_rope(job); break;
     case Op::Scores: bound_scores(job); break;
     case Op::Softmax: bound_softmax(job); break;
     case Op::Mix: bound_mix(job); break;
+    case Op::MultiplyRow: bound_multiply_row(job); break;
+    case Op::TopExperts: bound_top_experts(job); break;
+    case Op::ExpertWeights: bound_expert_weights(job); break;
+    case Op::ExpertMatMul: bound_expert_mat_mul(job, threads); break;
+    case Op::ExpertSum: bound_expert_sum(job); break;
     case Op::Bias:
     case Op::Add:
     case Op::Multiply:
-    case Op::Silu: bound_element_wise(job); break;
+    case Op::Scale:
+    case Op::SoftCap:
+    case Op::Silu:
+    case Op::GeluTanh:
+    case Op::GeluErf:
+    case Op::Sigmoid: bound_element_wise(job); break;
   }
   if (step.gain != 1)
     for (double& b : bound) b *= std::fabs(step.gain);

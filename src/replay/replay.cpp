@@ -183,7 +183,7 @@ BoundedValue Replayer::evaluate(size_t index, const std::vector<int32_t>& positi
   // Where only the size of the rounding is known, the unrounded product is the centre. Inputs that
   // are known within a bound are rounded, and the deviation covers those that fall to the next
   // step.
-  const bool unrounded = step.op != Op::MatMul || (how.attempt.deviation && !inexact);
+  const bool unrounded = !is_product(step.op) || (how.attempt.deviation && !inexact);
   referee::evaluate(step, matrices, rows, unrounded ? "f32" : arithmetic.activations, kv_cache_,
                     threads_, out.value);
   how.computed.push_back(index);
@@ -214,7 +214,7 @@ std::vector<Replayer::Attempt> Replayer::declared_attempts(size_t index,
   std::vector<Attempt> list = {{declared, false, true}};
   const auto engine = trace_.provenance.engine.find("name");
   const bool own = engine != trace_.provenance.engine.end() && engine->second == "plumb";
-  if (own || plan_.steps[index].op != Op::MatMul || !declared.activations.starts_with("int8"))
+  if (own || !is_product(plan_.steps[index].op) || !declared.activations.starts_with("int8"))
     return list;
   if (declared.activations == "int8/32") {
     list.push_back(list[0]);
@@ -233,10 +233,10 @@ std::vector<Replayer::Attempt> Replayer::attempts(size_t index) const {
   const auto weights = step.weight ? std::string(info(step.weight->dtype).short_name) : "f32";
   std::vector<Attempt> list = {{{weights, "f32", "f32", "f32"}, false, false}};
   const auto segment = segment_of(index);
-  const auto is_product = [&](size_t i) { return plan_.steps[i].op == Op::MatMul; };
-  const bool product = std::ranges::any_of(segment, is_product);
+  const bool product =
+      std::ranges::any_of(segment, [&](size_t i) { return is_product(plan_.steps[i].op); });
   const bool blocks = std::ranges::any_of(segment, [&](size_t i) {
-    return is_product(i) && is_quantized(plan_.steps[i].weight->dtype);
+    return is_product(plan_.steps[i].op) && is_quantized(plan_.steps[i].weight->dtype);
   });
   if (blocks)
     for (const char* kind : {"int8/32", "int8/32/f16scale", "int8/256"})

@@ -17,14 +17,18 @@ class CpuBackend : public Backend {
   Arithmetic arithmetic(const Step& step) const override {
     Arithmetic a;
     if (step.weight) a.weights = info(step.weight->dtype).short_name;
-    if (step.op == Op::MatMul && cpu::has_int8_kernel(step.weight->dtype))
-      a.activations = "int8/32";
+    if (is_product(step.op) && cpu::has_int8_kernel(step.weight->dtype)) a.activations = "int8/32";
     return a;
   }
 
-  Result<std::unique_ptr<Session>> open(const Model& model, const Plan& plan, size_t capacity,
+  Result<std::unique_ptr<Session>> open(const Model& model, const Plan& plan,
+                                        const SessionOptions& options,
                                         Threads& threads) const override {
-    return cpu::open_session(kernels_, model, plan, capacity, threads);
+    return cpu::open_session(kernels_, model, plan, options, threads);
+  }
+  uint64_t session_bytes(const Model&, const Plan& plan,
+                         const SessionOptions& options) const override {
+    return cpu::session_bytes(plan, options);
   }
 
  private:

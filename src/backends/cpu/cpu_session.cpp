@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <numeric>
+#include <set>
 
 #include "core/check.h"
 #include "quant/dequantize.h"
@@ -49,29 +51,43 @@ Buffers plan_buffers(const Plan& plan) {
   return buffers;
 }
 
+size_t batch_of(const Plan& plan, size_t capacity) {
+  return std::min(capacity, is_causal(plan) ? kBatch : capacity);
+}
+
+// Bytes of `width` values in a cache.
+size_t cache_row_bytes(KvType type, size_t width) {
+  switch (type) {
+    case KvType::F32: return width * sizeof(float);
+    case KvType::F16: return width * sizeof(uint16_t);
+    case KvType::Q8_0: return width / 32 * 34;
+  }
+  CHECK(false);
+}
+
 class CpuSession : public Session {
  public:
-  CpuSession(const Kernels& kernels, const Model& model, const Plan& plan, size_t capacity,
-             Threads& threads)
+  CpuSession(const Kernels& kernels, const Model& model, const Plan& plan,
+             const SessionOptions& options, Threads& threads)
       : kernels_(kernels),
         model_(model),
         plan_(plan),
-        capacity_(capacity),
+        capacity_(options.capacity),
+        kv_(options.kv_cache),
         threads_(threads),
         buffers_(plan_buffers(plan)) {
-    max_batch_ = std::min(capacity, is_causal(plan) ? kBatch : capacity);
+    max_batch_ = batch_of(plan, capacity_);
     for (const size_t width : buffers_.widths) slots_.emplace_back(width * max_batch_);
     for (size_t i = 0; i < plan.steps.size(); ++i) {
       const auto& step = plan.steps[i];
       if (step.op == Op::Scores || step.op == Op::Mix) {
         const size_t from = step.inputs[1];
-        cache_.try_emplace(from, std::vector<float>(capacity * plan.steps[from].width));
+        const size_t row = cache_row_bytes(kv_, plan.steps[from].width);
+        cache_.try_emplace(from, std::vector<std::byte>(capacity_ * row));
         if (step.op == Op::Mix) last_mix_ = i;
       }
-      for (const auto& vector : {step.weight, step.bias})
-        if (vector && vector->rows == 1 && step.op != Op::Embedding &&
-            !vectors_.contains(vector.get()))
-          vectors_[vector.get()] = vector->values();
+      keep_vector(step.bias);
+      if (is_norm(step.op) || step.op == Op::Bias) keep_vector(step.weight);
     }
   }
 
@@ -98,10 +114,29 @@ class CpuSession : public Session {
   // is computed.
   size_t rows_of(size_t step) const { return last_only_ && step > last_mix_ ? 1 : rows_; }
 
+  void keep_vector(const WeightPtr& vector) {
+    if (vector && !vectors_.contains(vector.get())) vectors_[vector.get()] = vector->values();
+  }
+
+  // A cache of floats takes keys and values as they are computed.
   float* values(size_t step) {
-    if (const auto found = cache_.find(step); found != cache_.end())
-      return found->second.data() + position_ * plan_.steps[step].width;
+    if (const auto found = cache_.find(step); found != cache_.end() && kv_ == KvType::F32)
+      return reinterpret_cast<float*>(found->second.data()) + position_ * plan_.steps[step].width;
     return slots_[buffers_.slot[step]].data();
+  }
+
+  // A cache of another type is written once a step is done.
+  void store(size_t step) {
+    const auto found = cache_.find(step);
+    if (found == cache_.end() || kv_ == KvType::F32) return;
+    const size_t width = plan_.steps[step].width;
+    const size_t row = cache_row_bytes(kv_, width);
+    const float* from = values(step);
+    std::byte* to = found->second.data() + position_ * row;
+    for (size_t r = 0; r < rows_; ++r)
+      if (kv_ == KvType::F16)
+        kernels_.store_f16(reinterpret_cast<uint16_t*>(to + r * row), from + r * width, width);
+      else kernels_.store_q8_0(to + r * row, from + r * width, width);
   }
 
   // The rows of an input that a step works on: the last ones, if it has fewer rows than the input.
@@ -120,6 +155,7 @@ class CpuSession : public Session {
       if (is_on_request(step.op)) continue;  // runs with its Mix
       compute(i, tokens, observer);
       apply_edit(i);
+      store(i);
       if (observer != nullptr && observer->wants(step))
         observer->on_value(step, position_ + rows_ - rows_of(i), rows_of(i),
                            std::span<const float>(values(i), rows_of(i) * step.width));
@@ -132,29 +168,74 @@ class CpuSession : public Session {
     const auto& step = plan_.steps[i];
     switch (step.op) {
       case Op::Embedding: return embed(i, tokens);
+      case Op::Positions: return add_positions(i);
+      case Op::RmsNorm:
+      case Op::LayerNorm: return norm(i);
       case Op::MatMul: return mat_mul(i);
       case Op::Rope: return rotate(i);
       case Op::Mix: return attend(i, observer);
+      case Op::TopExperts: return top_experts(i);
+      case Op::ExpertWeights: return expert_weights(i);
+      case Op::ExpertMatMul: return expert_mat_mul(i);
+      case Op::ExpertSum: return expert_sum(i);
       case Op::Scores:
       case Op::Softmax: return;
-      default: break;
+      default: return element_wise(i);
     }
+  }
+
+  void element_wise(size_t i) {
+    const auto& step = plan_.steps[i];
     const size_t n = step.width;
     const float* a = input(i, 0);
     const float* b = step.inputs.size() > 1 ? input(i, 1) : nullptr;
-    float* out = values(i);
     // Found before the threads start: what they share they only read.
-    const float* vector = step.op == Op::RmsNorm || step.op == Op::Bias ? vector_of(step) : nullptr;
+    if (step.op == Op::Bias) b = vectors_.at(step.weight.get()).data();
+    float* out = values(i);
+    const auto factor = static_cast<float>(step.factor);
     each_row(rows_of(i), [&](size_t r) {
-      const size_t at = r * n;
+      float* y = out + r * n;
+      const float* x = a + r * n;
       switch (step.op) {
-        case Op::RmsNorm:
-          kernels_.rmsnorm(out + at, a + at, vector, n, static_cast<float>(step.epsilon));
-          break;
-        case Op::Bias: kernels_.add(out + at, a + at, vector, n); break;
-        case Op::Add: kernels_.add(out + at, a + at, b + at, n); break;
-        case Op::Multiply: kernels_.multiply(out + at, a + at, b + at, n); break;
-        default: kernels_.silu(out + at, a + at, n); break;
+        case Op::Bias: return kernels_.add(y, x, b, n);
+        case Op::Add: return kernels_.add(y, x, b + r * n, n);
+        case Op::Multiply: return kernels_.multiply(y, x, b + r * n, n);
+        case Op::MultiplyRow: return kernels_.scale(y, x, n, b[r]);
+        case Op::Scale: return kernels_.scale(y, x, n, factor);
+        case Op::SoftCap: return kernels_.softcap(y, x, n, factor);
+        case Op::Silu: return kernels_.silu(y, x, n);
+        case Op::GeluTanh: return kernels_.gelu_tanh(y, x, n);
+        case Op::GeluErf: return kernels_.gelu_erf(y, x, n);
+        case Op::Sigmoid: return kernels_.sigmoid(y, x, n);
+        default: CHECK(false);
+      }
+    });
+  }
+
+  void norm(size_t i) {
+    const auto& step = plan_.steps[i];
+    const auto epsilon = static_cast<float>(step.epsilon);
+    const float* x = input(i, 0);
+    float* out = values(i);
+    const auto vector = [&](const WeightPtr& weight) {
+      return weight ? vectors_.at(weight.get()).data() : nullptr;
+    };
+    const float* gamma = step.use_gamma ? vector(step.weight) : nullptr;
+    const float* beta = vector(step.bias);
+    // Either one weight for all groups, or each group has its own.
+    const bool own_gamma = step.weight && step.weight->count() != step.group;
+    const bool own_beta = step.bias && step.bias->count() != step.group;
+    if (gamma == nullptr && step.op == Op::RmsNorm) {
+      if (ones_.size() < step.group) ones_.assign(step.group, 1.0F);
+      gamma = ones_.data();
+    }
+    each_row(rows_of(i), [&](size_t r) {
+      for (size_t first = 0; first < step.width; first += step.group) {
+        const size_t at = r * step.width + first;
+        const float* g = gamma == nullptr || !own_gamma || !step.use_gamma ? gamma : gamma + first;
+        const float* b = beta == nullptr || !own_beta ? beta : beta + first;
+        if (step.op == Op::RmsNorm) kernels_.rmsnorm(out + at, x + at, g, step.group, epsilon);
+        else kernels_.layernorm(out + at, x + at, g, b, step.group, epsilon);
       }
     });
   }
@@ -166,19 +247,23 @@ class CpuSession : public Session {
     });
   }
 
-  // The weight of a norm or a bias, or ones for a norm that leaves its weight out (a fault).
-  const float* vector_of(const Step& step) {
-    if (step.use_gamma) return vectors_.at(step.weight.get()).data();
-    if (ones_.size() < step.width) ones_.assign(step.width, 1.0F);
-    return ones_.data();
-  }
-
   void embed(size_t i, std::span<const Token> tokens) {
     const auto& weight = *plan_.steps[i].weight;
     float* out = values(i);
     each_row(tokens.size(), [&](size_t r) {
       dequantize(weight.dtype, weight.row(static_cast<size_t>(tokens[r])), weight.columns,
                  out + r * weight.columns);
+    });
+  }
+
+  void add_positions(size_t i) {
+    const auto& table = *plan_.steps[i].weight;
+    const float* x = input(i, 0);
+    float* out = values(i);
+    each_row(rows_, [&](size_t r) {
+      std::vector<float> row(table.columns);
+      dequantize(table.dtype, table.row(position_ + r), row.size(), row.data());
+      kernels_.add(out + r * row.size(), x + r * row.size(), row.data(), row.size());
     });
   }
 
@@ -195,26 +280,33 @@ class CpuSession : public Session {
     const Int8Rows int8_rows{int8_.data(), scales_.data(), sums_.data()};
     // Eight rows are a cache line of one output row: two threads never write into the same one.
     threads_.run(weight.rows, 16, [&](size_t begin, size_t end) {
-      if (quantized)
-        int8_kernel(weight.dtype)(out, step.width, weight.bytes.data(), begin, end, n, int8_rows,
-                                  rows);
-      else if (is_quantized(weight.dtype))
-        widened_rows(out, step.width, weight, begin, end, x, rows);
-      else float_kernel(weight.dtype)(out, step.width, weight.bytes.data(), begin, end, n, x, rows);
+      multiply(out, step.width, weight, weight.bytes.data(), begin, end, x, int8_rows, rows);
       if (bias == nullptr) return;
       for (size_t r = 0; r < rows; ++r)
         for (size_t j = begin; j < end; ++j) out[r * step.width + j] += bias[j];
     });
   }
 
+  // Rows of one matrix of a weight, which begins at `matrix`, times rows of x.
+  void multiply(float* out, size_t width, const Weight& weight, const std::byte* matrix,
+                size_t begin, size_t end, const float* x, Int8Rows int8_rows, size_t rows) const {
+    const size_t n = weight.columns;
+    if (has_int8_kernel(weight.dtype))
+      int8_kernel(weight.dtype)(out, width, matrix, begin, end, n, int8_rows, rows);
+    else if (is_quantized(weight.dtype))
+      widened_rows(out, width, weight, matrix, begin, end, x, rows);
+    else float_kernel(weight.dtype)(out, width, matrix, begin, end, n, x, rows);
+  }
+
   // A block type without a kernel of its own: a few rows at a time are turned into float.
-  void widened_rows(float* out, size_t width, const Weight& weight, size_t begin, size_t end,
-                    const float* x, size_t rows) const {
+  void widened_rows(float* out, size_t width, const Weight& weight, const std::byte* matrix,
+                    size_t begin, size_t end, const float* x, size_t rows) const {
     constexpr size_t kRows = 16;
     std::vector<float> values(kRows * weight.columns);
     for (size_t row = begin; row < end; row += kRows) {
       const size_t count = std::min(kRows, end - row);
-      dequantize(weight.dtype, weight.row(row), count * weight.columns, values.data());
+      dequantize(weight.dtype, matrix + row * bytes_of(weight.dtype, weight.columns),
+                 count * weight.columns, values.data());
       kernels_.matmul_f32(out + row, width, values.data(), 0, count, weight.columns, x, rows);
     }
   }
@@ -223,6 +315,13 @@ class CpuSession : public Session {
     switch (dtype) {
       case DType::Q4_0: return kernels_.matmul_q4_0;
       case DType::Q4_1: return kernels_.matmul_q4_1;
+      case DType::Q5_0: return kernels_.matmul_q5_0;
+      case DType::Q5_1: return kernels_.matmul_q5_1;
+      case DType::Q2_K: return kernels_.matmul_q2_k;
+      case DType::Q3_K: return kernels_.matmul_q3_k;
+      case DType::Q5_K: return kernels_.matmul_q5_k;
+      case DType::IQ4_NL: return kernels_.matmul_iq4_nl;
+      case DType::IQ4_XS: return kernels_.matmul_iq4_xs;
       case DType::Q8_0: return kernels_.matmul_q8_0;
       case DType::Q4_K: return kernels_.matmul_q4_k;
       case DType::Q6_K: return kernels_.matmul_q6_k;
@@ -247,24 +346,116 @@ class CpuSession : public Session {
     quantized_ = std::pair(from, rows);
   }
 
+  void top_experts(size_t i) {
+    const auto& e = plan_.steps[i].experts;
+    const float* logits = input(i, 0);
+    float* out = values(i);
+    std::vector<size_t> order(e.count);
+    for (size_t r = 0; r < rows_of(i); ++r) {
+      const float* row = logits + r * e.count;
+      std::iota(order.begin(), order.end(), size_t{0});
+      std::ranges::sort(
+          order, [&](size_t a, size_t b) { return row[a] != row[b] ? row[a] > row[b] : a < b; });
+      for (size_t k = 0; k < e.used; ++k) out[r * e.used + k] = static_cast<float>(order[k]);
+    }
+  }
+
+  void expert_weights(size_t i) {
+    const auto& e = plan_.steps[i].experts;
+    const float* logits = input(i, 0);
+    const float* chosen = input(i, 1);
+    float* out = values(i);
+    std::vector<float> shares(e.count);
+    for (size_t r = 0; r < rows_of(i); ++r) {
+      const size_t count = e.normalize ? e.used : e.count;
+      for (size_t k = 0; k < count; ++k)
+        shares[k] =
+            logits[r * e.count + (e.normalize ? static_cast<size_t>(chosen[r * e.used + k]) : k)];
+      kernels_.softmax(shares.data(), count);
+      for (size_t k = 0; k < e.used; ++k)
+        out[r * e.used + k] = shares[e.normalize ? k : static_cast<size_t>(chosen[r * e.used + k])];
+    }
+  }
+
+  // Rows that go through the same expert are brought together, so that its matrix is read once.
+  void expert_mat_mul(size_t i) {
+    const auto& step = plan_.steps[i];
+    const auto& weight = *step.weight;
+    const auto& e = step.experts;
+    const size_t n = weight.columns;
+    const size_t count = rows_of(i) * e.used;
+    const bool shared = plan_.steps[step.inputs[0]].width == n;
+    const float* x = input(i, 0);
+    const float* chosen = input(i, 1);
+    std::vector<size_t> order(count);
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::ranges::sort(order, [&](size_t a, size_t b) {
+      return chosen[a] != chosen[b] ? chosen[a] < chosen[b] : a < b;
+    });
+    std::vector<float> gathered(count * n);
+    for (size_t at = 0; at < count; ++at)
+      std::copy_n(x + (shared ? order[at] / e.used : order[at]) * n, n, &gathered[at * n]);
+    std::vector<int8_t> int8;
+    std::vector<float> scales;
+    std::vector<float> sums;
+    if (has_int8_kernel(weight.dtype)) {
+      int8.resize(count * n);
+      scales.resize(count * n / 32);
+      sums.resize(count * n / 16);
+      each_row(count, [&](size_t r) {
+        kernels_.quantize_int8(&int8[r * n], &scales[r * n / 32], &sums[r * n / 16],
+                               &gathered[r * n], n);
+      });
+    }
+    std::vector<float> products(count * weight.rows);
+    const size_t matrix_bytes = weight.rows * bytes_of(weight.dtype, n);
+    threads_.run(weight.rows, 16, [&](size_t begin, size_t end) {
+      for (size_t first = 0; first < count;) {
+        size_t last = first + 1;
+        while (last < count && chosen[order[last]] == chosen[order[first]]) ++last;
+        const auto expert = static_cast<size_t>(chosen[order[first]]);
+        const Int8Rows rows{int8.data() + (int8.empty() ? 0 : first * n),
+                            scales.data() + (int8.empty() ? 0 : first * n / 32),
+                            sums.data() + (int8.empty() ? 0 : first * n / 16)};
+        multiply(&products[first * weight.rows], weight.rows, weight,
+                 weight.bytes.data() + expert * matrix_bytes, begin, end, &gathered[first * n],
+                 rows, last - first);
+        first = last;
+      }
+    });
+    float* out = values(i);
+    for (size_t at = 0; at < count; ++at)
+      std::copy_n(&products[at * weight.rows], weight.rows, out + order[at] * weight.rows);
+  }
+
+  void expert_sum(size_t i) {
+    const auto& step = plan_.steps[i];
+    const size_t used = step.experts.used;
+    const float* parts = input(i, 0);
+    const float* shares = input(i, 1);
+    float* out = values(i);
+    each_row(rows_of(i), [&](size_t r) {
+      float* y = out + r * step.width;
+      std::fill_n(y, step.width, 0.0F);
+      for (size_t k = 0; k < used; ++k)
+        for (size_t c = 0; c < step.width; ++c)
+          y[c] += shares[r * used + k] * parts[(r * used + k) * step.width + c];
+    });
+  }
+
   // cos and sin of each row and pair, from angles in double.
   void prepare_rope(const Rope& rope) {
     if (rope_ == rope && rope_first_ == position_ && rope_rows_ == rows_) return;
     const size_t half = rope.dimensions / 2;
-    std::vector<double> frequencies(half);
-    const auto factors = rope.factors ? rope.factors->values() : std::vector<float>(half, 1.0F);
-    for (size_t p = 0; p < half; ++p)
-      frequencies[p] = std::pow(rope.base, -2.0 * static_cast<double>(p) /
-                                               static_cast<double>(rope.dimensions)) /
-                       static_cast<double>(factors[p]);
+    const auto frequencies = rope_frequencies(rope);
     cosines_.resize(rows_ * half);
     sines_.resize(rows_ * half);
     for (size_t r = 0; r < rows_; ++r) {
-      const double position =
-          (static_cast<double>(position_ + r) + rope.position_shift) / rope.linear_factor;
+      const double position = static_cast<double>(position_ + r) + rope.position_shift;
       for (size_t p = 0; p < half; ++p) {
-        cosines_[r * half + p] = static_cast<float>(std::cos(position * frequencies[p]));
-        sines_[r * half + p] = static_cast<float>(std::sin(position * frequencies[p]));
+        const double angle = position * frequencies[p];
+        cosines_[r * half + p] = static_cast<float>(rope.magnitude * std::cos(angle));
+        sines_[r * half + p] = static_cast<float>(rope.magnitude * std::sin(angle));
       }
     }
     rope_ = rope;
@@ -297,16 +488,24 @@ class CpuSession : public Session {
   }
 
   // The cache of K or V as a step reads it; a stale row (a fault) needs a copy.
-  const float* cache_of(size_t step, const Attention& attention, std::vector<float>& copy) {
+  const std::byte* cache_of(size_t step, const Attention& attention, std::vector<std::byte>& copy) {
     const auto& cache = cache_.at(step);
-    const size_t width = plan_.steps[step].width;
+    const size_t row = cache_row_bytes(kv_, plan_.steps[step].width);
     const auto stale = attention.stale_position;
     if (!stale || *stale < 1 || static_cast<size_t>(*stale) >= capacity_) return cache.data();
     copy = cache;
-    std::copy_n(&cache[static_cast<size_t>(*stale - 1) * width], width,
-                &copy[static_cast<size_t>(*stale) * width]);
+    std::copy_n(&cache[static_cast<size_t>(*stale - 1) * row], row,
+                &copy[static_cast<size_t>(*stale) * row]);
     return copy.data();
   }
+
+  // One layer's attention: its three steps and where its inputs and its output lie.
+  struct Layer {
+    const Step &scores, &softmax, &mix;
+    const float* q;
+    const std::byte *k, *v;
+    float* out;
+  };
 
   // Scores, Softmax and Mix of one layer in one pass, one query and head at a time; the taps see
   // all three.
@@ -315,12 +514,15 @@ class CpuSession : public Session {
     const auto& softmax = plan_.steps[mix.inputs[0]];
     const auto& scores = plan_.steps[softmax.inputs[0]];
     const size_t heads = mix.attention.heads;
-    std::vector<float> stale_k;
-    std::vector<float> stale_v;
-    const float* k = cache_of(scores.inputs[1], scores.attention, stale_k);
-    const float* v = cache_of(mix.inputs[1], mix.attention, stale_v);
-    const float* q = values(scores.inputs[0]);
-    float* out = values(i);
+    std::vector<std::byte> stale_k;
+    std::vector<std::byte> stale_v;
+    const Layer layer{scores,
+                      softmax,
+                      mix,
+                      values(scores.inputs[0]),
+                      cache_of(scores.inputs[1], scores.attention, stale_k),
+                      cache_of(mix.inputs[1], mix.attention, stale_v),
+                      values(i)};
     const bool tap_scores = observer != nullptr && observer->wants(scores);
     const bool tap_weights = observer != nullptr && observer->wants(softmax);
     scores_tap_.assign(tap_scores ? rows_ * heads * capacity_ : 0, 0.0F);
@@ -330,7 +532,7 @@ class CpuSession : public Session {
       for (size_t at = begin; at < end; ++at) {
         float* s = tap_scores ? &scores_tap_[at * capacity_] : nullptr;
         float* w = tap_weights ? &weights_tap_[at * capacity_] : nullptr;
-        attend_one(scores, softmax, mix, q, k, v, out, at, line.data(), s, w);
+        attend_one(layer, at, line.data(), s, w);
       }
     });
     if (tap_scores)
@@ -339,37 +541,83 @@ class CpuSession : public Session {
       observer->on_value(softmax, position_, rows_, std::span<const float>(weights_tap_));
   }
 
-  void attend_one(const Step& scores, const Step& softmax, const Step& mix, const float* q,
-                  const float* k, const float* v, float* out, size_t at, float* line,
-                  float* scores_tap, float* weights_tap) const {
-    const size_t heads = mix.attention.heads;
-    const size_t dim = mix.attention.head_dim;
-    const size_t row = at / heads;
-    const size_t head = at % heads;
+  // The scores of one query and head for keys from `first` on.
+  void score_keys(const Layer& layer, size_t row, size_t head, size_t first, size_t count,
+                  float* out) const {
+    const auto& a = layer.scores.attention;
+    const size_t width = plan_.steps[layer.scores.inputs[1]].width;
+    const size_t row_bytes = cache_row_bytes(kv_, width);
+    const size_t kv_head = kv_head_of(a, head);
+    const float* q = layer.q + (row * a.heads + head) * a.head_dim;
+    const std::byte* k = layer.k + first * row_bytes + cache_row_bytes(kv_, kv_head * a.head_dim);
     const size_t query = position_ + row;
-    const size_t end = softmax.attention.causal ? query + 1 : position_ + rows_;
-    const size_t window = softmax.attention.window;
-    const size_t begin = window != 0 && query + 1 > window ? query + 1 - window : 0;
-    const size_t k_width = plan_.steps[scores.inputs[1]].width;
-    const size_t v_width = plan_.steps[mix.inputs[1]].width;
-    const auto kv_head = [&](const Attention& a) {
-      return a.head_map == HeadMap::Modulo ? head % a.kv_heads : head / (a.heads / a.kv_heads);
-    };
-    kernels_.attention_scores(line, q + row * heads * dim + head * dim,
-                              k + begin * k_width + kv_head(scores.attention) * dim, k_width,
-                              end - begin, dim, static_cast<float>(scores.attention.scale));
-    if (scores_tap !=
-        nullptr) {  // Scores exist for every key; a window hides some from the softmax only.
-      kernels_.attention_scores(scores_tap, q + row * heads * dim + head * dim,
-                                k + kv_head(scores.attention) * dim, k_width, begin, dim,
-                                static_cast<float>(scores.attention.scale));
+    const auto scale = static_cast<float>(a.scale * temperature(a, query));
+    switch (kv_) {
+      case KvType::F32:
+        kernels_.attention_scores(out, q, reinterpret_cast<const float*>(k), width, count,
+                                  a.head_dim, scale);
+        break;
+      case KvType::F16:
+        kernels_.attention_scores_f16(out, q, k, row_bytes, count, a.head_dim, scale);
+        break;
+      case KvType::Q8_0:
+        kernels_.attention_scores_q8_0(out, q, k, row_bytes, count, a.head_dim, scale);
+        break;
+    }
+    if (a.softcap != 0) kernels_.softcap(out, out, count, static_cast<float>(a.softcap));
+    if (a.alibi_max_bias == 0) return;
+    const auto slope = static_cast<float>(alibi_slope(a, head));
+    for (size_t key = 0; key < count; ++key)
+      out[key] += slope * (static_cast<float>(first + key) - static_cast<float>(query));
+  }
+
+  static double temperature(const Attention& a, size_t query) {
+    if (a.temperature_beta == 0) return 1;
+    return 1 +
+           a.temperature_beta * std::log1p(std::floor(static_cast<double>(query) /
+                                                      static_cast<double>(a.temperature_length)));
+  }
+
+  static size_t kv_head_of(const Attention& a, size_t head) {
+    return a.head_map == HeadMap::Modulo ? head % a.kv_heads : head / (a.heads / a.kv_heads);
+  }
+
+  void mix_values(const Layer& layer, size_t row, size_t head, size_t first, size_t count,
+                  const float* weights) const {
+    const auto& a = layer.mix.attention;
+    const size_t width = plan_.steps[layer.mix.inputs[1]].width;
+    const size_t row_bytes = cache_row_bytes(kv_, width);
+    const std::byte* v =
+        layer.v + first * row_bytes + cache_row_bytes(kv_, kv_head_of(a, head) * a.head_dim);
+    float* out = layer.out + (row * a.heads + head) * a.head_dim;
+    switch (kv_) {
+      case KvType::F32:
+        return kernels_.attention_mix(out, weights, reinterpret_cast<const float*>(v), width, count,
+                                      a.head_dim);
+      case KvType::F16:
+        return kernels_.attention_mix_f16(out, weights, v, row_bytes, count, a.head_dim);
+      case KvType::Q8_0:
+        return kernels_.attention_mix_q8_0(out, weights, v, row_bytes, count, a.head_dim);
+    }
+  }
+
+  void attend_one(const Layer& layer, size_t at, float* line, float* scores_tap,
+                  float* weights_tap) const {
+    const size_t row = at / layer.mix.attention.heads;
+    const size_t head = at % layer.mix.attention.heads;
+    const size_t query = position_ + row;
+    const auto& a = layer.softmax.attention;
+    const size_t end = a.causal ? query + 1 : position_ + rows_;
+    const size_t begin = a.window != 0 && query + 1 > a.window ? query + 1 - a.window : 0;
+    score_keys(layer, row, head, begin, end - begin, line);
+    if (scores_tap != nullptr) {
+      // Scores exist for every key; a window hides some from the softmax only.
+      score_keys(layer, row, head, 0, begin, scores_tap);
       std::copy_n(line, end - begin, scores_tap + begin);
     }
     kernels_.softmax(line, end - begin);
     if (weights_tap != nullptr) std::copy_n(line, end - begin, weights_tap + begin);
-    kernels_.attention_mix(out + row * heads * dim + head * dim, line,
-                           v + begin * v_width + kv_head(mix.attention) * dim, v_width, end - begin,
-                           dim);
+    mix_values(layer, row, head, begin, end - begin, line);
   }
 
   void apply_edit(size_t i) {
@@ -389,12 +637,14 @@ class CpuSession : public Session {
   const Kernels& kernels_;
   const Model& model_;
   const Plan& plan_;
-  size_t capacity_, max_batch_ = 0, position_ = 0, rows_ = 0, last_mix_ = 0;
+  size_t capacity_;
+  KvType kv_;
+  size_t max_batch_ = 0, position_ = 0, rows_ = 0, last_mix_ = 0;
   bool last_only_ = false;
   Threads& threads_;
   Buffers buffers_;
   std::vector<std::vector<float>> slots_;
-  std::map<size_t, std::vector<float>> cache_;  // K and V of all positions, by step
+  std::map<size_t, std::vector<std::byte>> cache_;  // K and V of all positions, by step
   std::map<const Weight*, std::vector<float>> vectors_;
   std::vector<float> ones_;
   std::vector<int8_t> int8_;
@@ -407,8 +657,21 @@ class CpuSession : public Session {
 }  // namespace
 
 Result<std::unique_ptr<Session>> open_session(const Kernels& kernels, const Model& model,
-                                              const Plan& plan, size_t capacity, Threads& threads) {
-  return std::make_unique<CpuSession>(kernels, model, plan, capacity, threads);
+                                              const Plan& plan, const SessionOptions& options,
+                                              Threads& threads) {
+  TRY(check_options(model, plan, options));
+  return std::make_unique<CpuSession>(kernels, model, plan, options, threads);
+}
+
+uint64_t session_bytes(const Plan& plan, const SessionOptions& options) {
+  uint64_t floats = 0;
+  uint64_t cache = 0;
+  std::set<size_t> cached;
+  for (const size_t width : plan_buffers(plan).widths) floats += width;
+  for (const auto& step : plan.steps)
+    if ((step.op == Op::Scores || step.op == Op::Mix) && cached.insert(step.inputs[1]).second)
+      cache += cache_row_bytes(options.kv_cache, plan.steps[step.inputs[1]].width);
+  return options.capacity * cache + batch_of(plan, options.capacity) * floats * sizeof(float);
 }
 
 }  // namespace plumb::cpu

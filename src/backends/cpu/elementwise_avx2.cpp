@@ -20,4 +20,10 @@ void multiply(float* out, const float* a, const float* b, size_t n) {
   }
 }
 
+void scale(float* out, const float* x, size_t n, float factor) {
+  const __m256 factors = _mm256_set1_ps(factor);
+  for (size_t i = 0; i < n; i += 8)
+    store_part(out + i, _mm256_mul_ps(load_part(x + i, n - i), factors), n - i);
+}
+
 }  // namespace plumb::cpu::avx2

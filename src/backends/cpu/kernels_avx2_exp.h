@@ -34,4 +34,25 @@ namespace plumb::cpu::avx2 {
   return _mm256_mul_ps(_mm256_mul_ps(p, _mm256_castsi256_ps(a)), _mm256_castsi256_ps(b));
 }
 
+// e^x for each lane of x <= 0, with a relative error below 2^-46; 0 below -708 (before the
+// subnormals), NaN for NaN. The Taylor terms to r^11 leave r^12 / 12! < 2^-47.
+[[maybe_unused]] static inline __m256d exp4_of_negative(__m256d x) {
+  const __m256d low = _mm256_set1_pd(-708.0);
+  const __m256d v = _mm256_max_pd(low, x);  // gives its second operand if one is NaN
+  const __m256d k = _mm256_round_pd(_mm256_mul_pd(v, _mm256_set1_pd(0x1.71547652b82fep+0)),
+                                    _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  // ln2 in two parts; the first has 20 trailing zero bits, so k * first is exact.
+  __m256d r = _mm256_fnmadd_pd(k, _mm256_set1_pd(0x1.62e42fefp-1), v);
+  r = _mm256_fnmadd_pd(k, _mm256_set1_pd(0x1.473de6af278edp-34), r);
+  __m256d p = _mm256_set1_pd(1.0 / 39916800.0);
+  constexpr double kTerms[] = {1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040,
+                               1.0 / 720,     1.0 / 120,    1.0 / 24,    1.0 / 6,
+                               0.5,           1.0,          1.0};
+  for (const double term : kTerms) p = _mm256_fmadd_pd(p, r, _mm256_set1_pd(term));
+  const __m128i whole = _mm_add_epi32(_mm256_cvtpd_epi32(k), _mm_set1_epi32(1023));
+  const __m256i power = _mm256_slli_epi64(_mm256_cvtepi32_epi64(whole), 52);
+  const __m256d in_range = _mm256_cmp_pd(x, low, _CMP_NLT_UQ);
+  return _mm256_and_pd(_mm256_mul_pd(p, _mm256_castsi256_pd(power)), in_range);
+}
+
 }  // namespace plumb::cpu::avx2

@@ -39,4 +39,29 @@ namespace plumb::cpu::avx2 {
   return _mm_cvtss_f32(sum_lanes4(a, a, a, a));
 }
 
+// 1 in the first `rest` lanes, 0 after.
+[[maybe_unused]] static inline __m256 ones_part(size_t rest) {
+  return _mm256_and_ps(_mm256_castsi256_ps(lanes_of(rest)), _mm256_set1_ps(1.0F));
+}
+
+// 8 values in double.
+struct Doubles8 {
+  __m256d low;
+  __m256d high;
+};
+
+[[maybe_unused]] static inline Doubles8 widen(__m256 v) {
+  return {_mm256_cvtps_pd(_mm256_castps256_ps128(v)), _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1))};
+}
+
+[[maybe_unused]] static inline __m256 narrow(Doubles8 v) {
+  return _mm256_set_m128(_mm256_cvtpd_ps(v.high), _mm256_cvtpd_ps(v.low));
+}
+
+[[maybe_unused]] static inline double sum_lanes(__m256d v) {
+  alignas(32) double lanes[4];
+  _mm256_store_pd(lanes, v);
+  return (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);
+}
+
 }  // namespace plumb::cpu::avx2

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
+#include <numeric>
 #include <vector>
 
 #include "backends/referee/rounding.h"
@@ -35,18 +37,47 @@ void embed(const Job& job) {
   }
 }
 
-void rms_norm(const Job& job) {
-  const size_t n = job.step.width;
-  const auto gamma = job.step.weight->values();
+void add_positions(const Job& job) {
+  const auto& table = *job.step.weight;
+  std::vector<float> row(table.columns);
   for (size_t r = 0; r < job.count(); ++r) {
-    const double* x = job.inputs[0].row(r);
-    double squares = 0;
-    for (size_t i = 0; i < n; ++i) squares += x[i] * x[i];
-    const double factor = 1 / std::sqrt(squares / static_cast<double>(n) + job.step.epsilon);
-    for (size_t i = 0; i < n; ++i)
-      job.out[r * n + i] =
-          x[i] * factor * (job.step.use_gamma ? static_cast<double>(gamma[i]) : 1.0);
+    const auto position = static_cast<size_t>(job.rows.positions[r]);
+    if (position < table.rows) dequantize(table.dtype, table.row(position), row.size(), row.data());
+    else std::ranges::fill(row, NAN);  // a trace that is longer than the table
+    for (size_t i = 0; i < row.size(); ++i)
+      job.out[r * row.size() + i] = job.inputs[0].row(r)[i] + static_cast<double>(row[i]);
   }
+}
+
+// Gamma or beta of a norm: as many values as a group has, or as the row.
+double norm_value(const std::vector<float>& values, size_t group, size_t at) {
+  return static_cast<double>(values[values.size() == group ? at % group : at]);
+}
+
+void norm(const Job& job) {
+  const size_t width = job.step.width;
+  const size_t n = job.step.group;
+  const bool centred = job.step.op == Op::LayerNorm;
+  const auto gamma = job.step.weight ? job.step.weight->values() : std::vector<float>();
+  const auto beta = job.step.bias ? job.step.bias->values() : std::vector<float>();
+  for (size_t r = 0; r < job.count(); ++r)
+    for (size_t first = 0; first < width; first += n) {
+      const double* x = job.inputs[0].row(r) + first;
+      double* y = &job.out[r * width + first];
+      double mean = 0;
+      if (centred) {
+        for (size_t i = 0; i < n; ++i) mean += x[i];
+        mean /= static_cast<double>(n);
+      }
+      double squares = 0;
+      for (size_t i = 0; i < n; ++i) squares += (x[i] - mean) * (x[i] - mean);
+      const double factor = 1 / std::sqrt(squares / static_cast<double>(n) + job.step.epsilon);
+      for (size_t i = 0; i < n; ++i) {
+        y[i] = (x[i] - mean) * factor;
+        if (!gamma.empty() && job.step.use_gamma) y[i] *= norm_value(gamma, n, first + i);
+        if (!beta.empty()) y[i] += norm_value(beta, n, first + i);
+      }
+    }
 }
 
 // The inputs, kTile rows at a time, column by column: tile[t][i * kTile + lane].
@@ -63,8 +94,8 @@ std::vector<std::vector<double>> tiles_of(const Matrix& x, size_t rows,
   return tiles;
 }
 
-void multiply_row(const std::vector<float>& weight, const std::vector<double>& tile,
-                  double (&sums)[kTile]) {
+void multiply_tile(const std::vector<float>& weight, const std::vector<double>& tile,
+                   double (&sums)[kTile]) {
   std::fill_n(sums, kTile, 0.0);
   const double* x = tile.data();
   for (const float w : weight) {
@@ -85,7 +116,7 @@ void mat_mul(const Job& job, const std::string& activations) {
     for (size_t j = begin; j < end; ++j) {
       dequantize(weight.dtype, weight.row(j), row.size(), row.data());
       for (size_t t = 0; t < tiles.size(); ++t) {
-        multiply_row(row, tiles[t], sums);
+        multiply_tile(row, tiles[t], sums);
         for (size_t lane = 0; lane < kTile && t * kTile + lane < rows; ++lane)
           job.out[(t * kTile + lane) * weight.rows + j] =
               sums[lane] + (bias.empty() ? 0.0 : static_cast<double>(bias[j]));
@@ -105,14 +136,15 @@ void rotate(const Job& job) {
   const auto& rope = job.step.rope;
   const size_t width = job.step.width;
   const size_t half = rope.dimensions / 2;
+  const auto frequencies = rope_frequencies(rope);
   for (size_t r = 0; r < job.count(); ++r) {
     const double* x = job.inputs[0].row(r);
     double* y = &job.out[r * width];
     std::copy_n(x, width, y);
     for (size_t pair = 0; pair < half; ++pair) {
-      const double angle = rope_angle(rope, job.rows.positions[r], pair);
-      const double cosine = std::cos(angle);
-      const double sine = std::sin(angle);
+      const double angle = rope_angle(rope, frequencies, job.rows.positions[r], pair);
+      const double cosine = rope.magnitude * std::cos(angle);
+      const double sine = rope.magnitude * std::sin(angle);
       const size_t first = rope.pairing == RopePairing::Neighbours ? 2 * pair : pair;
       const size_t second = rope.pairing == RopePairing::Neighbours ? first + 1 : first + half;
       for (size_t head = 0; head < width; head += job.step.head_dim) {
@@ -147,7 +179,7 @@ void scores(const Job& job, const std::string& kv_cache) {
               k.data() + cache_row(a, key) * k_width + kv_head_of(a, h) * a.head_dim;
           double sum = 0;
           for (size_t i = 0; i < a.head_dim; ++i) sum += q[i] * row[i];
-          job.out[(r * a.heads + h) * keys + key] = sum * a.scale;
+          job.out[(r * a.heads + h) * keys + key] = score_of(a, job.rows.positions[r], h, key, sum);
         }
   });
 }
@@ -191,6 +223,22 @@ void mix(const Job& job, const std::string& kv_cache) {
     }
 }
 
+double unary(const Step& step, double x) {
+  switch (step.op) {
+    case Op::Scale: return x * step.factor;
+    case Op::SoftCap: return step.factor * std::tanh(x / step.factor);
+    case Op::Silu: return x / (1 + std::exp(-x));
+    case Op::Sigmoid: return 1 / (1 + std::exp(-x));
+    case Op::GeluErf: return 0.5 * x * std::erfc(-x / std::numbers::sqrt2);
+    case Op::GeluTanh: {
+      // (1 + tanh z) / 2 = 1 / (1 + exp(-2z)): no digits are lost where tanh is near -1.
+      const double z = std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x);
+      return x / (1 + std::exp(-2 * z));
+    }
+    default: CHECK(false);
+  }
+}
+
 void element_wise(const Job& job) {
   const size_t count = job.out.size();
   const double* a = job.inputs[0].data;
@@ -198,8 +246,85 @@ void element_wise(const Job& job) {
   for (size_t i = 0; i < count; ++i) {
     if (job.step.op == Op::Add) job.out[i] = a[i] + b[i];
     else if (job.step.op == Op::Multiply) job.out[i] = a[i] * b[i];
-    else job.out[i] = a[i] / (1 + std::exp(-a[i]));
+    else job.out[i] = unary(job.step, a[i]);
   }
+}
+
+void multiply_row(const Job& job) {
+  const size_t width = job.step.width;
+  for (size_t r = 0; r < job.count(); ++r)
+    for (size_t i = 0; i < width; ++i)
+      job.out[r * width + i] = job.inputs[0].row(r)[i] * job.inputs[1].row(r)[0];
+}
+
+// Of equal logits the expert with the lower number comes first.
+void top_experts(const Job& job) {
+  const size_t used = job.step.experts.used;
+  std::vector<size_t> order(job.step.experts.count);
+  for (size_t r = 0; r < job.count(); ++r) {
+    const double* logits = job.inputs[0].row(r);
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::ranges::sort(order, [&](size_t a, size_t b) {
+      return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
+    });
+    for (size_t k = 0; k < used; ++k) job.out[r * used + k] = static_cast<double>(order[k]);
+  }
+}
+
+// Softmax over all experts, or, where the chosen ones' weights sum to 1, over these alone, which is
+// the same as dividing by their sum.
+void expert_weights(const Job& job) {
+  const auto& e = job.step.experts;
+  for (size_t r = 0; r < job.count(); ++r) {
+    const double* logits = job.inputs[0].row(r);
+    double* out = &job.out[r * e.used];
+    const double max = *std::max_element(logits, logits + e.count);
+    double sum = 0;
+    for (size_t i = 0; i < e.count && !e.normalize; ++i) sum += std::exp(logits[i] - max);
+    for (size_t k = 0; k < e.used; ++k) {
+      const auto chosen = expert_at(job.inputs[1], r, k, e.count);
+      out[k] = chosen ? std::exp(logits[*chosen] - max) : NAN;
+      if (e.normalize) sum += out[k];
+    }
+    for (size_t k = 0; k < e.used; ++k) out[k] /= sum;
+  }
+}
+
+// Each chosen expert's matrix times the row, or times that expert's part of it.
+void expert_mat_mul(const Job& job, const std::string& activations) {
+  const auto& weight = *job.step.weight;
+  const auto& e = job.step.experts;
+  const bool shared = job.inputs[0].width == weight.columns;
+  job.threads.run(job.count() * e.used, 1, [&](size_t begin, size_t end) {
+    std::vector<double> x(weight.columns);
+    std::vector<float> row(weight.columns);
+    for (size_t at = begin; at < end; ++at) {
+      const size_t r = at / e.used;
+      const size_t k = at % e.used;
+      std::copy_n(job.inputs[0].row(r) + (shared ? 0 : k * weight.columns), weight.columns,
+                  x.begin());
+      round_row(activations, x);
+      const auto chosen = expert_at(job.inputs[1], r, k, e.count);
+      for (size_t j = 0; j < weight.rows; ++j) {
+        double sum = chosen ? 0 : NAN;
+        if (chosen) {
+          dequantize(weight.dtype, weight.row(*chosen * weight.rows + j), row.size(), row.data());
+          for (size_t i = 0; i < row.size(); ++i) sum += static_cast<double>(row[i]) * x[i];
+        }
+        job.out[at * weight.rows + j] = sum;
+      }
+    }
+  });
+}
+
+void expert_sum(const Job& job) {
+  const size_t width = job.step.width;
+  const size_t used = job.step.experts.used;
+  std::ranges::fill(job.out, 0.0);
+  for (size_t r = 0; r < job.count(); ++r)
+    for (size_t k = 0; k < used; ++k)
+      for (size_t i = 0; i < width; ++i)
+        job.out[r * width + i] += job.inputs[1].row(r)[k] * job.inputs[0].row(r)[k * width + i];
 }
 
 void apply_edit(const Job& job) {
@@ -214,11 +339,28 @@ void apply_edit(const Job& job) {
 
 }  // namespace
 
-double rope_angle(const Rope& rope, int32_t position, size_t pair) {
-  const double exponent = -2.0 * static_cast<double>(pair) / static_cast<double>(rope.dimensions);
-  double frequency = std::pow(rope.base, exponent);
-  if (rope.factors) frequency /= static_cast<double>(rope.factors->values()[pair]);
-  return static_cast<double>(position + rope.position_shift) / rope.linear_factor * frequency;
+double rope_angle(const Rope& rope, std::span<const double> frequencies, int32_t position,
+                  size_t pair) {
+  return static_cast<double>(position + rope.position_shift) * frequencies[pair];
+}
+
+std::optional<size_t> expert_at(const Matrix& chosen, size_t row, size_t slot, size_t count) {
+  const double number = chosen.row(row)[slot];
+  if (!(number >= 0 && number < static_cast<double>(count)) || number != std::floor(number))
+    return std::nullopt;
+  return static_cast<size_t>(number);
+}
+
+double score_of(const Attention& a, int32_t position, size_t head, size_t key, double product) {
+  double score = product * a.scale;
+  if (a.temperature_beta != 0)
+    score *=
+        1 + a.temperature_beta * std::log1p(std::floor(static_cast<double>(position) /
+                                                       static_cast<double>(a.temperature_length)));
+  if (a.softcap != 0) score = a.softcap * std::tanh(score / a.softcap);
+  if (a.alibi_max_bias != 0)
+    score += alibi_slope(a, head) * (static_cast<double>(key) - static_cast<double>(position));
+  return score;
 }
 
 bool in_cache(const Rows& rows, size_t row, size_t key) {
@@ -254,16 +396,28 @@ void evaluate(const Step& step, std::span<const Matrix> inputs, const Rows& rows
   const Job job{step, inputs, rows, threads, out};
   switch (step.op) {
     case Op::Embedding: embed(job); break;
-    case Op::RmsNorm: rms_norm(job); break;
+    case Op::Positions: add_positions(job); break;
+    case Op::RmsNorm:
+    case Op::LayerNorm: norm(job); break;
     case Op::MatMul: mat_mul(job, activations); break;
     case Op::Bias: add_bias(job); break;
     case Op::Rope: rotate(job); break;
     case Op::Scores: scores(job, kv_cache); break;
     case Op::Softmax: softmax(job); break;
     case Op::Mix: mix(job, kv_cache); break;
+    case Op::MultiplyRow: multiply_row(job); break;
+    case Op::TopExperts: top_experts(job); break;
+    case Op::ExpertWeights: expert_weights(job); break;
+    case Op::ExpertMatMul: expert_mat_mul(job, activations); break;
+    case Op::ExpertSum: expert_sum(job); break;
     case Op::Add:
     case Op::Multiply:
-    case Op::Silu: element_wise(job); break;
+    case Op::Scale:
+    case Op::SoftCap:
+    case Op::Silu:
+    case Op::GeluTanh:
+    case Op::GeluErf:
+    case Op::Sigmoid: element_wise(job); break;
   }
   if (step.gain != 1)
     for (double& x : out) x *= step.gain;

@@ -34,7 +34,13 @@ void evaluate(const Step& step, std::span<const Matrix> inputs, const Rows& rows
               std::span<double> out);
 
 // The angle of pair `pair` of a head at `position`, in radians.
-double rope_angle(const Rope& rope, int32_t position, size_t pair);
+double rope_angle(const Rope& rope, std::span<const double> frequencies, int32_t position,
+                  size_t pair);
+// A score of the product of a query and a key: scaled, capped, lowered with the distance.
+double score_of(const Attention& attention, int32_t position, size_t head, size_t key,
+                double product);
+// The number of a chosen expert; nothing for what is no expert's number (an odd trace).
+std::optional<size_t> expert_at(const Matrix& chosen, size_t row, size_t slot, size_t count);
 
 // Whether `key` was in the cache when the row was computed.
 bool in_cache(const Rows& rows, size_t row, size_t key);

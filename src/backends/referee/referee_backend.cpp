@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "backends/referee/evaluate.h"
 #include "backends/referee/rounding.h"
@@ -13,10 +14,19 @@ namespace {
 // Rows computed at a time: bounds the memory of a long prefill. The bits do not depend on it.
 constexpr size_t kBatch = 64;
 
+const char* rounding_of(KvType type) {
+  return type == KvType::Q8_0 ? "int8/32/f16scale" : to_text(type);
+}
+
 class RefereeSession : public Session {
  public:
-  RefereeSession(const Model& model, const Plan& plan, size_t capacity, Threads& threads)
-      : model_(model), plan_(plan), capacity_(capacity), threads_(threads) {
+  RefereeSession(const Model& model, const Plan& plan, const SessionOptions& options,
+                 Threads& threads)
+      : model_(model),
+        plan_(plan),
+        capacity_(options.capacity),
+        kv_cache_(rounding_of(options.kv_cache)),
+        threads_(threads) {
     for (const auto& step : plan.steps)
       if (step.op == Op::Scores || step.op == Op::Mix) history_[step.inputs[1]] = {};
   }
@@ -68,7 +78,7 @@ class RefereeSession : public Session {
       inputs.push_back({data.data(), data.size() / width, width});
     }
     values[index].resize(rows.positions.size() * width_of(step, rows));
-    referee::evaluate(step, inputs, rows, "f32", "f32", threads_, values[index]);
+    referee::evaluate(step, inputs, rows, "f32", kv_cache_, threads_, values[index]);
   }
 
   static size_t width_of(const Step& step, const referee::Rows& rows) {
@@ -91,6 +101,7 @@ class RefereeSession : public Session {
   const Model& model_;
   const Plan& plan_;
   size_t capacity_, position_ = 0;
+  std::string kv_cache_;
   Threads& threads_;
   std::map<size_t, std::vector<double>> history_;  // K and V of all positions, by step
 };
@@ -104,9 +115,24 @@ class RefereeBackend : public Backend {
     if (step.weight) a.weights = info(step.weight->dtype).short_name;
     return a;
   }
-  Result<std::unique_ptr<Session>> open(const Model& model, const Plan& plan, size_t capacity,
+  Result<std::unique_ptr<Session>> open(const Model& model, const Plan& plan,
+                                        const SessionOptions& options,
                                         Threads& threads) const override {
-    return std::make_unique<RefereeSession>(model, plan, capacity, threads);
+    TRY(check_options(model, plan, options));
+    return std::make_unique<RefereeSession>(model, plan, options, threads);
+  }
+  uint64_t session_bytes(const Model&, const Plan& plan,
+                         const SessionOptions& options) const override {
+    uint64_t cache = 0;
+    uint64_t row = 0;
+    std::set<size_t> cached;
+    for (const auto& step : plan.steps) {
+      row += is_on_request(step.op) ? step.attention.heads * options.capacity : step.width;
+      if ((step.op == Op::Scores || step.op == Op::Mix) && cached.insert(step.inputs[1]).second)
+        cache += plan.steps[step.inputs[1]].width;
+    }
+    return sizeof(double) *
+           (options.capacity * cache + std::min<uint64_t>(kBatch, options.capacity) * row);
   }
 };
 
