@@ -31,7 +31,7 @@ def parse(text):
 
 
 def run(command, folder, environment):
-    done = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, timeout=120)
+    done = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
     lines = done.stdout.decode("utf-8", "replace").splitlines()
     lines += ["! " + line for line in done.stderr.decode("utf-8", "replace").splitlines()]
     if done.returncode != 0:

@@ -43,16 +43,19 @@ Result<Value> text_value(const std::string& text, std::string_view what) {
 
 Result<Value> value_of(const ordered_json& json, int depth) {
   if (depth > kMaxJsonDepth)
-    return fail(ErrorCode::Usage,
-                fmt::format("a value for the template is nested deeper than {} levels", kMaxJsonDepth));
+    return fail(
+        ErrorCode::Usage,
+        fmt::format("a value for the template is nested deeper than {} levels", kMaxJsonDepth));
   switch (json.type()) {
     case ordered_json::value_t::boolean: return Value::boolean(json.get<bool>());
     case ordered_json::value_t::number_integer: return Value::integer(json.get<int64_t>());
     case ordered_json::value_t::number_unsigned:
-      if (json.get<uint64_t>() > static_cast<uint64_t>(INT64_MAX)) return jinja::unsupported("an integer of more than 64 bits");
+      if (json.get<uint64_t>() > static_cast<uint64_t>(INT64_MAX))
+        return jinja::unsupported("an integer of more than 64 bits");
       return Value::integer(json.get<int64_t>());
     case ordered_json::value_t::number_float: return Value::real(json.get<double>());
-    case ordered_json::value_t::string: return text_value(json.get_ref<const std::string&>(), "a value for the template");
+    case ordered_json::value_t::string:
+      return text_value(json.get_ref<const std::string&>(), "a value for the template");
     case ordered_json::value_t::array: {
       std::vector<Value> items;
       for (const auto& item : json) {
@@ -105,7 +108,8 @@ Result<std::vector<std::pair<std::string, Value>>> names_of(std::span<const Chat
     names.emplace_back("eos_token", std::move(token));
   }
   if (options.extra.is_null()) return names;
-  if (!options.extra.is_object()) return fail(ErrorCode::Usage, "the values for the template are no JSON object");
+  if (!options.extra.is_object())
+    return fail(ErrorCode::Usage, "the values for the template are no JSON object");
   for (const auto& [key, item] : options.extra.items()) {
     TRY_ASSIGN(auto value, value_of(item, 0));
     names.emplace_back(key, std::move(value));
@@ -118,8 +122,9 @@ Result<std::string> text_file(const std::filesystem::path& path) {
   if (!file) return std::unexpected(std::move(file.error()).within(path.string()));
   const auto bytes = file->bytes();
   if (bytes.size() > jinja::kMaxTemplateBytes)
-    return fail(ErrorCode::Unsupported, fmt::format("{}: {} bytes, expected a chat template of at most {}",
-                                                    path.string(), bytes.size(), jinja::kMaxTemplateBytes));
+    return fail(ErrorCode::Unsupported,
+                fmt::format("{}: {} bytes, expected a chat template of at most {}", path.string(),
+                            bytes.size(), jinja::kMaxTemplateBytes));
   return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
 }
 
@@ -145,7 +150,9 @@ Result<std::string> json_file(const std::filesystem::path& path) {
   const auto json = ordered_json::parse(text, nullptr, false);
   if (json.is_object() && json.contains("chat_template") && json["chat_template"].is_string())
     return json["chat_template"].get<std::string>();
-  return fail(ErrorCode::Corrupt, fmt::format("{}: expected a JSON object with the string 'chat_template'", path.string()));
+  return fail(
+      ErrorCode::Corrupt,
+      fmt::format("{}: expected a JSON object with the string 'chat_template'", path.string()));
 }
 
 }  // namespace
@@ -168,7 +175,11 @@ Result<std::string> ChatTemplate::render(std::span<const ChatMessage> messages,
     for (const auto& [name, value] : names)
       if (name == late.name)
         return std::unexpected(with_hint(
-            jinja::at_position(late.at, jinja::unsupported(fmt::format("setting '{}' behind a block that reads it", name)).error()).error()));
+            jinja::at_position(
+                late.at,
+                jinja::unsupported(fmt::format("setting '{}' behind a block that reads it", name))
+                    .error())
+                .error()));
   auto text = jinja::Interpreter(options.now).render(tree_->parsed.body, names);
   if (!text) return std::unexpected(with_hint(std::move(text).error()));
   return text;
@@ -176,13 +187,15 @@ Result<std::string> ChatTemplate::render(std::span<const ChatMessage> messages,
 
 Result<std::string> find_chat_template(const ModelFile& file) {
   // As in transformers: the file wins over the configuration.
-  if (const auto found = file.side_files.find("chat_template.jinja"); found != file.side_files.end())
+  if (const auto found = file.side_files.find("chat_template.jinja");
+      found != file.side_files.end())
     return text_file(found->second);
   for (const auto* key : {"tokenizer.chat_template", "tokenizer.chat_template.default",
                           "tokenizer_config.chat_template", "chat_template"}) {
     const auto found = file.metadata.find(key);
     if (found == file.metadata.end()) continue;
-    if (const auto* text = std::get_if<std::string>(&found->second); text != nullptr && !text->empty())
+    if (const auto* text = std::get_if<std::string>(&found->second);
+        text != nullptr && !text->empty())
       return *text;
     const auto* list = std::get_if<std::shared_ptr<const MetadataArray>>(&found->second);
     if (list == nullptr) continue;
@@ -190,10 +203,11 @@ Result<std::string> find_chat_template(const ModelFile& file) {
   }
   if (const auto found = file.side_files.find("chat_template.json"); found != file.side_files.end())
     return json_file(found->second);
-  return fail(ErrorCode::NotFound,
-              fmt::format("{}: the model has no chat template; choose one with --chat-template NAME|FILE "
-                          "(names: {}), or pass rendered text with -p or --prompt-file",
-                          file.path.string(), named_chat_template_list()));
+  return fail(
+      ErrorCode::NotFound,
+      fmt::format("{}: the model has no chat template; choose one with --chat-template NAME|FILE "
+                  "(names: {}), or pass rendered text with -p or --prompt-file",
+                  file.path.string(), named_chat_template_list()));
 }
 
 }  // namespace plumb

@@ -48,8 +48,8 @@ class ChatTemplate {
 // The template's text as the model has it: in its metadata or in a file beside its weights.
 Result<std::string> find_chat_template(const ModelFile& file);
 
-// A template of plumb's own for models without one: chatml, llama-2, llama-3, gemma, phi-3, mistral,
-// zephyr, deepseek, command-r, vicuna, alpaca. "llama2" is "llama-2".
+// A template of plumb's own for models without one: chatml, llama-2, llama-3, gemma, phi-3,
+// mistral, zephyr, deepseek, command-r, vicuna, alpaca. "llama2" is "llama-2".
 Result<ChatTemplate> named_chat_template(std::string_view name);
 std::string_view named_chat_template_source(std::string_view name);  // empty: no such name
 std::string named_chat_template_list();                              // "chatml, llama-2, …"

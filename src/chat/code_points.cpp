@@ -54,9 +54,12 @@ void append_mapped(std::string& out, char32_t c, const CaseRun (&runs)[R],
 bool is_utf8(std::string_view bytes) {
   for (size_t i = 0; i < bytes.size();) {
     const auto lead = static_cast<uint8_t>(bytes[i]);
-    const size_t length = lead < 0x80 ? 1 : lead < 0xC2 ? 0 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3
-                          : lead < 0xF5                                                     ? 4
-                                                                                            : 0;
+    const size_t length = lead < 0x80   ? 1
+                          : lead < 0xC2 ? 0
+                          : lead < 0xE0 ? 2
+                          : lead < 0xF0 ? 3
+                          : lead < 0xF5 ? 4
+                                        : 0;
     if (length == 0 || bytes.size() - i < length) return false;
     for (size_t k = 1; k < length; ++k)
       if ((static_cast<uint8_t>(bytes[i + k]) & 0xC0) != 0x80) return false;
@@ -97,9 +100,8 @@ void append_code_point(std::string& text, char32_t c) {
 }
 
 size_t code_point_count(std::string_view text) {
-  return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) {
-    return (static_cast<uint8_t>(c) & 0xC0) != 0x80;
-  }));
+  return static_cast<size_t>(std::count_if(
+      text.begin(), text.end(), [](char c) { return (static_cast<uint8_t>(c) & 0xC0) != 0x80; }));
 }
 
 size_t byte_offset(std::string_view text, size_t index) {
@@ -126,13 +128,14 @@ bool is_space(char32_t c) {
 }
 
 bool is_printable(char32_t c) {
-  const auto* after =
-      std::upper_bound(std::begin(kNotPrintable), std::end(kNotPrintable), c,
-                       [](char32_t value, const CodePointRange& range) { return value < range.first; });
+  const auto* after = std::upper_bound(
+      std::begin(kNotPrintable), std::end(kNotPrintable), c,
+      [](char32_t value, const CodePointRange& range) { return value < range.first; });
   return after == std::begin(kNotPrintable) || c > std::prev(after)->last;
 }
 
-std::string_view strip(std::string_view text, Side side, std::optional<std::string_view> characters) {
+std::string_view strip(std::string_view text, Side side,
+                       std::optional<std::string_view> characters) {
   const auto goes = [&](std::string_view one) {
     size_t at = 0;
     if (characters) return characters->find(one) != std::string_view::npos;

@@ -69,10 +69,10 @@ struct MacroStatement {
 struct Statement {
   enum class Type {
     Text,
-    Output,  // expressions[0]
-    If,      // expressions and bodies in pairs; one more body for else
-    For,     // expressions: target, over what, filter or null; bodies: loop, else
-    Set,     // expressions: target, value
+    Output,    // expressions[0]
+    If,        // expressions and bodies in pairs; one more body for else
+    For,       // expressions: target, over what, filter or null; bodies: loop, else
+    Set,       // expressions: target, value
     SetBlock,  // expressions: target, filter or null; bodies[0]
     Macro,
     Call,         // expressions[0]: the call; macro: what caller() renders

@@ -14,10 +14,10 @@ struct Comparison {
   std::string_view name, symbol;
 };
 constexpr Comparison kComparisons[] = {
-    {"eq", "=="},      {"equalto", "=="}, {"==", "=="}, {"ne", "!="}, {"!=", "!="},
-    {"gt", ">"},       {"greaterthan", ">"}, {">", ">"}, {"ge", ">="}, {">=", ">="},
-    {"lt", "<"},       {"lessthan", "<"}, {"<", "<"},   {"le", "<="}, {"<=", "<="},
-    {"in", "in"},
+    {"eq", "=="}, {"equalto", "=="}, {"==", "=="},         {"ne", "!="},
+    {"!=", "!="}, {"gt", ">"},       {"greaterthan", ">"}, {">", ">"},
+    {"ge", ">="}, {">=", ">="},      {"lt", "<"},          {"lessthan", "<"},
+    {"<", "<"},   {"le", "<="},      {"<=", "<="},         {"in", "in"},
 };
 
 bool is_iterable(const Value& value) {
@@ -64,7 +64,9 @@ Result<bool> case_test(Budget& budget, const Value& value, bool upper) {
 }
 
 Result<bool> same_object(const Value& a, const Value& b) {
-  const auto single = [](const Value& value) { return value.is(Kind::None) || value.is(Kind::Bool); };
+  const auto single = [](const Value& value) {
+    return value.is(Kind::None) || value.is(Kind::Bool);
+  };
   if (single(a) || single(b)) return a.kind() == b.kind() && a.as_integer() == b.as_integer();
   if (a.kind() != b.kind()) return false;
   return unsupported(fmt::format("the test 'sameas' of a {}", type_name(a)));
@@ -78,7 +80,8 @@ Result<bool> divides(Interpreter& run, const Value& value, const Value& divisor,
 
 }  // namespace
 
-Result<bool> Interpreter::test(std::string_view name, const Value& value, const Arguments& arguments) {
+Result<bool> Interpreter::test(std::string_view name, const Value& value,
+                               const Arguments& arguments) {
   if (!is_jinja_test(name))
     return template_error(fmt::format("TemplateRuntimeError: no test named '{}'", name));
   if (const auto result = simple_test(name, value)) {

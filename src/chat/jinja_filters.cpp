@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The filters of Jinja2. What a filter of Jinja2 computes lazily is computed at once here, so an error
-// in an item that nobody asks for is an error.
+// The filters of Jinja2. What a filter of Jinja2 computes lazily is computed at once here, so an
+// error in an item that nobody asks for is an error.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -108,7 +108,8 @@ Result<Value> replace(const Call& call) {
 
 Result<Value> format(const Call& call) {
   if (!call.arguments.named.empty() && !call.arguments.positional.empty())
-    return template_error("FilterArgumentError: can't handle positional and keyword arguments at the same time");
+    return template_error(
+        "FilterArgumentError: can't handle positional and keyword arguments at the same time");
   TRY_ASSIGN(auto text, call.budget().print(call.value));
   Value values;
   if (call.arguments.named.empty()) {
@@ -155,12 +156,15 @@ Result<std::optional<int64_t>> integer_in(std::string_view text) {
   text = strip(text, Side::Both);
   const bool plus = text.starts_with('+');
   std::string digits(plus ? text.substr(1) : text);
-  if (std::any_of(digits.begin(), digits.end(), [](char c) { return static_cast<uint8_t>(c) >= 0x80 || c == '_'; }))
+  if (std::any_of(digits.begin(), digits.end(),
+                  [](char c) { return static_cast<uint8_t>(c) >= 0x80 || c == '_'; }))
     return unsupported("a number with '_' or digits beyond ASCII");
   int64_t value = 0;
   const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
-  if (error == std::errc::result_out_of_range) return unsupported("an integer of more than 64 bits");
-  if (error != std::errc() || end != digits.data() + digits.size() || (plus && digits.starts_with('-')))
+  if (error == std::errc::result_out_of_range)
+    return unsupported("an integer of more than 64 bits");
+  if (error != std::errc() || end != digits.data() + digits.size() ||
+      (plus && digits.starts_with('-')))
     return std::optional<int64_t>();
   return std::optional(value);
 }
@@ -169,20 +173,23 @@ Result<std::optional<double>> real_in(std::string_view text) {
   text = strip(text, Side::Both);
   const bool plus = text.starts_with('+');
   const std::string digits(plus ? text.substr(1) : text);
-  if (std::any_of(digits.begin(), digits.end(), [](char c) { return static_cast<uint8_t>(c) >= 0x80 || c == '_'; }))
+  if (std::any_of(digits.begin(), digits.end(),
+                  [](char c) { return static_cast<uint8_t>(c) >= 0x80 || c == '_'; }))
     return unsupported("a number with '_' or digits beyond ASCII");
   double value = 0;
   const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
-  if (error == std::errc::result_out_of_range) return unsupported("a number beyond the range of double");
-  if (error != std::errc() || end != digits.data() + digits.size() || digits.find('(') != std::string::npos ||
-      (plus && digits.starts_with('-')))
+  if (error == std::errc::result_out_of_range)
+    return unsupported("a number beyond the range of double");
+  if (error != std::errc() || end != digits.data() + digits.size() ||
+      digits.find('(') != std::string::npos || (plus && digits.starts_with('-')))
     return std::optional<double>();
   return std::optional(value);
 }
 
 Result<Value> to_integer(const Call& call) {
   TRY_ASSIGN(const auto given, call.bind({"default", "base"}));
-  if (given[1] && !equal(*given[1], Value::integer(10))) return unsupported("int with another base than 10");
+  if (given[1] && !equal(*given[1], Value::integer(10)))
+    return unsupported("int with another base than 10");
   const Value otherwise = given[0].value_or(Value::integer(0));
   const Value& value = call.value;
   if (value.is(Kind::Undefined)) return template_error(value.why_undefined());
@@ -215,7 +222,8 @@ Result<Value> to_float(const Call& call) {
 Result<Value> absolute(const Call& call) {
   TRY(call.bind({}));
   if (call.value.is(Kind::Undefined)) return template_error(call.value.why_undefined());
-  if (!call.value.is_number()) return template_error(fmt::format("TypeError: abs of a {}", type_name(call.value)));
+  if (!call.value.is_number())
+    return template_error(fmt::format("TypeError: abs of a {}", type_name(call.value)));
   if (call.value.is(Kind::Float)) return Value::real(std::fabs(call.value.as_real()));
   if (call.value.as_integer() == INT64_MIN) return unsupported("an integer of more than 64 bits");
   return Value::integer(std::abs(call.value.as_integer()));
@@ -231,13 +239,17 @@ Result<Value> round(const Call& call) {
   if (how != "common" && how != "ceil" && how != "floor")
     return template_error("FilterArgumentError: method must be common, ceil or floor");
   if (call.value.is(Kind::Undefined)) return template_error(call.value.why_undefined());
-  if (!call.value.is_number()) return template_error(fmt::format("TypeError: round of a {}", type_name(call.value)));
-  if (precision < 0 || precision > 15) return unsupported("round with a precision below 0 or above 15");
+  if (!call.value.is_number())
+    return template_error(fmt::format("TypeError: round of a {}", type_name(call.value)));
+  if (precision < 0 || precision > 15)
+    return unsupported("round with a precision below 0 or above 15");
   const double real = call.value.as_real();
   if (how != "common") {
-    if (!std::isfinite(real) || std::fabs(real) > 1e15) return unsupported("round of a number this large");
+    if (!std::isfinite(real) || std::fabs(real) > 1e15)
+      return unsupported("round of a number this large");
     const double scale = std::pow(10.0, static_cast<double>(precision));
-    return Value::real((how == "ceil" ? std::ceil(real * scale) : std::floor(real * scale)) / scale);
+    return Value::real((how == "ceil" ? std::ceil(real * scale) : std::floor(real * scale)) /
+                       scale);
   }
   if (call.value.is_integral()) return Value::integer(call.value.as_integer());
   if (!std::isfinite(real) || std::fabs(real) > 1e22) return Value::real(real);
@@ -270,7 +282,8 @@ Result<Value> length(const Call& call) {
   } else if (value.is(Kind::Loop)) {
     count = value.loop().items.items().size();
   } else if (!value.is(Kind::Undefined)) {
-    return template_error(fmt::format("TypeError: object of type '{}' has no len()", type_name(value)));
+    return template_error(
+        fmt::format("TypeError: object of type '{}' has no len()", type_name(value)));
   }
   return Value::integer(static_cast<int64_t>(count));
 }
@@ -290,7 +303,8 @@ Result<Value> first(const Call& call) {
 
 Result<Value> last(const Call& call) {
   TRY(call.bind({}));
-  if (call.value.is(Kind::Generator)) return template_error("TypeError: 'generator' object is not reversible");
+  if (call.value.is(Kind::Generator))
+    return template_error("TypeError: 'generator' object is not reversible");
   TRY_ASSIGN(const auto items, call.run.iterate(call.value));
   if (items.empty()) return Value::undefined("UndefinedError: No last item, sequence was empty.");
   return items.back();
@@ -302,7 +316,8 @@ Result<Value> reverse(const Call& call) {
   std::reverse(items.begin(), items.end());
   if (call.value.is(Kind::Undefined)) return unsupported("reverse of an undefined value");
   if (!call.value.is(Kind::String))
-    return call.budget().sequence(call.value.is(Kind::Generator) ? Kind::List : Kind::Generator, std::move(items));
+    return call.budget().sequence(call.value.is(Kind::Generator) ? Kind::List : Kind::Generator,
+                                  std::move(items));
   std::string out;
   for (const auto& item : items) out += item.text();
   return call.budget().string(std::move(out), call.value.is_markup());
@@ -311,7 +326,8 @@ Result<Value> reverse(const Call& call) {
 Result<Value> items(const Call& call) {
   TRY(call.bind({}));
   if (call.value.is(Kind::Undefined)) return call.budget().sequence(Kind::Generator, {});
-  if (!call.value.is(Kind::Dict)) return template_error("TypeError: Can only get item pairs from a mapping.");
+  if (!call.value.is(Kind::Dict))
+    return template_error("TypeError: Can only get item pairs from a mapping.");
   TRY_ASSIGN(const auto view, call_method(call.run, call.value, "items", {}));
   return call.budget().sequence(Kind::Generator, view.items());
 }
@@ -324,7 +340,8 @@ Result<Value> path(Interpreter& run, Value value, const Value& attribute) {
   std::string_view rest = attribute.text();
   while (true) {
     const auto part = rest.substr(0, rest.find('.'));
-    const bool number = !part.empty() && part.find_first_not_of("0123456789") == std::string_view::npos;
+    const bool number =
+        !part.empty() && part.find_first_not_of("0123456789") == std::string_view::npos;
     Value key = Value::string(std::string(part));
     if (number) {
       TRY_ASSIGN(const auto index, integer_in(part));
@@ -370,7 +387,8 @@ Result<std::vector<Value>> sorted(Interpreter& run, const std::vector<Value>& it
   for (size_t i = 0; i < from.size(); ++i) from[i] = i;
   for (size_t width = 1; width < from.size(); width *= 2) {
     for (size_t low = 0; low < from.size(); low += 2 * width) {
-      const size_t middle = std::min(low + width, from.size()), high = std::min(low + 2 * width, from.size());
+      const size_t middle = std::min(low + width, from.size()),
+                   high = std::min(low + 2 * width, from.size());
       size_t a = low, b = middle;
       for (size_t i = low; i < high; ++i) {
         bool second = a == middle;
@@ -416,7 +434,8 @@ Result<Value> sort_dict(const Call& call) {
     return template_error("FilterArgumentError: You can only sort by either 'key' or 'value'");
   if (call.value.is(Kind::Undefined)) return template_error(call.value.why_undefined());
   if (!call.value.is(Kind::Dict))
-    return template_error(fmt::format("AttributeError: '{}' object has no attribute 'items'", type_name(call.value)));
+    return template_error(
+        fmt::format("AttributeError: '{}' object has no attribute 'items'", type_name(call.value)));
   TRY_ASSIGN(const auto view, call_method(call.run, call.value, "items", {}));
   std::vector<Value> keys;
   for (const auto& pair : view.items()) {
@@ -433,7 +452,8 @@ Result<Value> sort_dict(const Call& call) {
 Result<Value> extreme(const Call& call, int wanted) {
   TRY_ASSIGN(const auto given, call.bind({"case_sensitive", "attribute"}));
   TRY_ASSIGN(const auto items, call.run.iterate(call.value));
-  if (items.empty()) return Value::undefined("UndefinedError: No aggregated item, sequence was empty.");
+  if (items.empty())
+    return Value::undefined("UndefinedError: No aggregated item, sequence was empty.");
   size_t best = 0;
   Value best_key;
   for (size_t i = 0; i < items.size(); ++i) {
@@ -500,7 +520,8 @@ Result<Value> map(const Call& call) {
     attribute = given[0];
     replacement = given[1];
   } else {
-    if (!rest.positional[0].is(Kind::String)) return template_error("TypeError: map needs the name of a filter");
+    if (!rest.positional[0].is(Kind::String))
+      return template_error("TypeError: map needs the name of a filter");
     name = rest.positional[0].text();
     rest.positional.erase(rest.positional.begin());
   }
@@ -509,7 +530,8 @@ Result<Value> map(const Call& call) {
     TRY(call.budget().work(1));
     if (attribute) {
       TRY_ASSIGN(item, path(call.run, item, *attribute));
-      if (item.is(Kind::Undefined) && replacement && !replacement->is(Kind::None)) item = *replacement;
+      if (item.is(Kind::Undefined) && replacement && !replacement->is(Kind::None))
+        item = *replacement;
     } else {
       TRY_ASSIGN(item, call.run.filter(name, item, rest));
     }
@@ -527,12 +549,14 @@ Result<Value> choose(const Call& call, bool keep, bool by_attribute) {
   };
   Value attribute = Value::none();
   if (by_attribute) {
-    if (rest.positional.empty()) return template_error("FilterArgumentError: Missing parameter for attribute name");
+    if (rest.positional.empty())
+      return template_error("FilterArgumentError: Missing parameter for attribute name");
     attribute = shift();
   }
   std::optional<Value> name;
   if (!rest.positional.empty()) name = shift();
-  if (name && !name->is(Kind::String)) return template_error("TypeError: select needs the name of a test");
+  if (name && !name->is(Kind::String))
+    return template_error("TypeError: select needs the name of a test");
   TRY_ASSIGN(const auto items, call.run.iterate(call.value));
   std::vector<Value> out;
   for (const auto& item : items) {
@@ -558,25 +582,33 @@ struct Row {
   Filter filter;
 };
 constexpr Row kRows[] = {
-    {"abs", absolute},     {"capitalize", capitalize}, {"count", length},
-    {"d", otherwise},      {"default", otherwise},     {"dictsort", sort_dict},
-    {"e", escape},         {"escape", escape},         {"first", first},
-    {"float", to_float},   {"format", format},         {"indent", indent},
-    {"int", to_integer},   {"items", items},           {"join", join},
-    {"last", last},        {"length", length},         {"list", list},
-    {"lower", lower},      {"map", map},               {"max", maximum},
-    {"min", minimum},      {"reject", reject},         {"rejectattr", reject_attribute},
-    {"replace", replace},  {"reverse", reverse},       {"round", round},
-    {"safe", safe},        {"select", select},         {"selectattr", select_attribute},
-    {"sort", sort},        {"string", string},         {"sum", sum},
-    {"title", title},      {"tojson", json},           {"trim", trim},
-    {"unique", unique},    {"upper", upper},
+    {"abs", absolute},      {"capitalize", capitalize},
+    {"count", length},      {"d", otherwise},
+    {"default", otherwise}, {"dictsort", sort_dict},
+    {"e", escape},          {"escape", escape},
+    {"first", first},       {"float", to_float},
+    {"format", format},     {"indent", indent},
+    {"int", to_integer},    {"items", items},
+    {"join", join},         {"last", last},
+    {"length", length},     {"list", list},
+    {"lower", lower},       {"map", map},
+    {"max", maximum},       {"min", minimum},
+    {"reject", reject},     {"rejectattr", reject_attribute},
+    {"replace", replace},   {"reverse", reverse},
+    {"round", round},       {"safe", safe},
+    {"select", select},     {"selectattr", select_attribute},
+    {"sort", sort},         {"string", string},
+    {"sum", sum},           {"title", title},
+    {"tojson", json},       {"trim", trim},
+    {"unique", unique},     {"upper", upper},
 };
 
 }  // namespace
 
-Result<Value> Interpreter::filter(std::string_view name, const Value& value, const Arguments& arguments) {
-  const auto* row = std::find_if(std::begin(kRows), std::end(kRows), [&](const Row& row) { return row.name == name; });
+Result<Value> Interpreter::filter(std::string_view name, const Value& value,
+                                  const Arguments& arguments) {
+  const auto* row = std::find_if(std::begin(kRows), std::end(kRows),
+                                 [&](const Row& row) { return row.name == name; });
   if (row != std::end(kRows)) return row->filter({*this, value, arguments});
   if (is_jinja_filter(name)) return unsupported(fmt::format("the filter '{}'", name));
   return template_error(fmt::format("TemplateRuntimeError: no filter named '{}'", name));

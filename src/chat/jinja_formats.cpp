@@ -13,7 +13,8 @@ namespace {
 
 // One byte of a format, as a message shows it.
 std::string printable_letter(char c) {
-  return c > 0x20 && c < 0x7F ? std::string(1, c) : fmt::format("\\x{:02x}", static_cast<uint8_t>(c));
+  return c > 0x20 && c < 0x7F ? std::string(1, c)
+                              : fmt::format("\\x{:02x}", static_cast<uint8_t>(c));
 }
 
 struct JsonStyle {
@@ -75,7 +76,8 @@ class JsonWriter {
       case Kind::Tuple: return write_list(value.items(), level);
       case Kind::Dict: return write_dict(value.dict(), level);
       default:
-        return template_error(fmt::format("TypeError: Object of type {} is not JSON serializable", type_name(value)));
+        return template_error(
+            fmt::format("TypeError: Object of type {} is not JSON serializable", type_name(value)));
     }
   }
   std::string take() { return std::move(out_); }
@@ -84,7 +86,8 @@ class JsonWriter {
   Result<void> line(size_t level) {
     if (style_.indent) {
       out_ += '\n';
-      if (out_.size() + style_.indent->size() * level > kMaxTextBytes) return run_.budget().text(UINT64_MAX);
+      if (out_.size() + style_.indent->size() * level > kMaxTextBytes)
+        return run_.budget().text(UINT64_MAX);
       for (size_t i = 0; i < level; ++i) out_ += *style_.indent;
     }
     return {};
@@ -105,7 +108,8 @@ class JsonWriter {
     if (style_.sort_keys) {
       for (const auto& [key, value] : entries)
         if (!key.is(Kind::String)) return unsupported("sort_keys with a key that is no string");
-      std::sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) { return a.first.text() < b.first.text(); });
+      std::sort(entries.begin(), entries.end(),
+                [](const auto& a, const auto& b) { return a.first.text() < b.first.text(); });
     }
     out_ += '{';
     for (size_t i = 0; i < entries.size(); ++i) {
@@ -180,14 +184,20 @@ Result<std::string> formatted(Interpreter& run, const Value& value, const Direct
     return padded(std::move(*text), plain);
   }
   if (value.is(Kind::Undefined)) return template_error(value.why_undefined());
-  if (!value.is_number()) return template_error(fmt::format("TypeError: %{} needs a number, not '{}'", letter, type_name(value)));
+  if (!value.is_number())
+    return template_error(
+        fmt::format("TypeError: %{} needs a number, not '{}'", letter, type_name(value)));
   if (letter == 'f') {
-    if (!std::isfinite(value.as_real())) return unsupported("a format of a number that is not finite");
-    return padded(fmt::format("{:.{}f}", value.as_real(), directive.precision < 0 ? 6 : directive.precision), directive);
+    if (!std::isfinite(value.as_real()))
+      return unsupported("a format of a number that is not finite");
+    return padded(
+        fmt::format("{:.{}f}", value.as_real(), directive.precision < 0 ? 6 : directive.precision),
+        directive);
   }
   if (directive.precision >= 0) return unsupported("a precision of an integer in a format");
   if (letter != 'x' && value.is(Kind::Float)) {
-    if (!(std::fabs(value.as_real()) < 9e18)) return unsupported("a float beyond 64 bits as an integer");
+    if (!(std::fabs(value.as_real()) < 9e18))
+      return unsupported("a float beyond 64 bits as an integer");
     return padded(std::to_string(static_cast<int64_t>(value.as_real())), directive);
   }
   if (letter == 'x') return unsupported("the format %x");
@@ -214,7 +224,8 @@ Result<Directive> parse_printf(std::string_view format, size_t& at) {
 }  // namespace
 
 Result<Value> to_json(Interpreter& run, const Value& value, const Arguments& arguments) {
-  TRY_ASSIGN(const auto given, bind(arguments, {"ensure_ascii", "indent", "separators", "sort_keys"}));
+  TRY_ASSIGN(const auto given,
+             bind(arguments, {"ensure_ascii", "indent", "separators", "sort_keys"}));
   JsonStyle style;
   style.ascii = given[0] && truth(*given[0]);
   style.sort_keys = given[3] && truth(*given[3]);
@@ -271,7 +282,8 @@ Result<Value> printf_format(Interpreter& run, const Value& format, const Value& 
     if (out.size() > kMaxTextBytes) TRY(run.budget().text(UINT64_MAX));
   }
   // A dict, a list and the like may be left over; a text or a number may not.
-  if (used < count && (many || values.is(Kind::String) || values.is_number() || values.is(Kind::None)))
+  if (used < count &&
+      (many || values.is(Kind::String) || values.is_number() || values.is(Kind::None)))
     return template_error("TypeError: not all arguments converted during string formatting");
   return run.budget().string(std::move(out));
 }
@@ -288,10 +300,13 @@ Result<Directive> parse_field_format(std::string_view text, const Value& value) 
     ++at;
     TRY_ASSIGN(directive.precision, digits(text, at));
   }
-  directive.letter = at < text.size() ? text[at++] : value.is(Kind::String) || directive.width == 0 ? 's' : 'd';
+  directive.letter = at < text.size()                                 ? text[at++]
+                     : value.is(Kind::String) || directive.width == 0 ? 's'
+                                                                      : 'd';
   const bool integer = directive.letter == 'd' && value.is(Kind::Int);
   const bool real = directive.letter == 'f' && value.is_number();
-  const bool string = directive.letter == 's' && (text.empty() || text == "s") && (text.empty() || value.is(Kind::String));
+  const bool string = directive.letter == 's' && (text.empty() || text == "s") &&
+                      (text.empty() || value.is(Kind::String));
   if (at != text.size() || !(integer || real || string))
     return unsupported(fmt::format("the format '{}' of a {}", text, type_name(value)));
   return directive;
@@ -299,7 +314,8 @@ Result<Directive> parse_field_format(std::string_view text, const Value& value) 
 
 // Which argument a field names: by number, by name, or the next one.
 Result<Value> field_value(std::string_view field, const Arguments& arguments, int64_t& next) {
-  const bool numbered = !field.empty() && field.find_first_not_of("0123456789") == std::string_view::npos;
+  const bool numbered =
+      !field.empty() && field.find_first_not_of("0123456789") == std::string_view::npos;
   if (field.empty() || numbered) {
     if ((field.empty() && next < 0) || (numbered && next > 0))
       return template_error("ValueError: fields with and without a number in one format");
@@ -311,10 +327,12 @@ Result<Value> field_value(std::string_view field, const Arguments& arguments, in
     } else {
       index = static_cast<size_t>(next++);
     }
-    if (index >= arguments.positional.size()) return template_error("IndexError: too few arguments for the format");
+    if (index >= arguments.positional.size())
+      return template_error("IndexError: too few arguments for the format");
     return arguments.positional[index];
   }
-  if (field.find_first_of(".[") != std::string_view::npos) return unsupported("an attribute in a format field");
+  if (field.find_first_of(".[") != std::string_view::npos)
+    return unsupported("an attribute in a format field");
   for (const auto& [name, value] : arguments.named)
     if (name == field) return value;
   return template_error(fmt::format("KeyError: '{}'", field));
@@ -322,7 +340,8 @@ Result<Value> field_value(std::string_view field, const Arguments& arguments, in
 
 }  // namespace
 
-Result<Value> brace_format(Interpreter& run, const std::string& format, const Arguments& arguments) {
+Result<Value> brace_format(Interpreter& run, const std::string& format,
+                           const Arguments& arguments) {
   const std::string_view text = format;
   std::string out;
   int64_t next = 0;
@@ -333,9 +352,11 @@ Result<Value> brace_format(Interpreter& run, const std::string& format, const Ar
       at += 2;
     } else if (c == '{') {
       const size_t end = text.find('}', at);
-      if (end == std::string_view::npos) return template_error("ValueError: expected '}' in the format");
+      if (end == std::string_view::npos)
+        return template_error("ValueError: expected '}' in the format");
       std::string_view field = text.substr(at + 1, end - at - 1);
-      if (field.find('{') != std::string_view::npos) return unsupported("a field within a format field");
+      if (field.find('{') != std::string_view::npos)
+        return unsupported("a field within a format field");
       std::string_view spec;
       if (const size_t colon = field.find(':'); colon != std::string_view::npos) {
         spec = field.substr(colon + 1);
@@ -368,14 +389,16 @@ Result<std::string> format_time(std::chrono::sys_seconds now, std::string_view f
   const std::chrono::year_month_day date(day);
   const std::chrono::hh_mm_ss time(now - day);
   const int year = static_cast<int>(date.year());
-  const auto month = static_cast<unsigned>(date.month()), monthday = static_cast<unsigned>(date.day());
+  const auto month = static_cast<unsigned>(date.month()),
+             monthday = static_cast<unsigned>(date.day());
   const unsigned weekday = std::chrono::weekday(day).c_encoding();  // 0: Sunday
   const auto hour = static_cast<int>(time.hours().count());
   const auto minute = static_cast<int>(time.minutes().count());
   const auto second = static_cast<int>(time.seconds().count());
   const auto of_year = (day - std::chrono::sys_days(date.year() / 1 / 1)).count() + 1;
-  constexpr std::string_view kMonths[] = {"January", "February", "March",     "April",   "May",      "June",
-                                          "July",    "August",   "September", "October", "November", "December"};
+  constexpr std::string_view kMonths[] = {"January",   "February", "March",    "April",
+                                          "May",       "June",     "July",     "August",
+                                          "September", "October",  "November", "December"};
   constexpr std::string_view kDays[] = {"Sunday",   "Monday", "Tuesday", "Wednesday",
                                         "Thursday", "Friday", "Saturday"};
   std::string out;
@@ -387,7 +410,9 @@ Result<std::string> format_time(std::chrono::sys_seconds now, std::string_view f
     const bool bare = at + 1 < format.size() && format[at + 1] == '-';  // glibc: no leading zero
     at += bare ? 2 : 1;
     if (at >= format.size()) return unsupported("a date format that ends in '%'");
-    const auto two = [&](int value) { return bare ? std::to_string(value) : fmt::format("{:02}", value); };
+    const auto two = [&](int value) {
+      return bare ? std::to_string(value) : fmt::format("{:02}", value);
+    };
     switch (format[at]) {
       case 'Y': out += std::to_string(year); break;
       case 'y': out += two(year % 100); break;
@@ -408,7 +433,8 @@ Result<std::string> format_time(std::chrono::sys_seconds now, std::string_view f
       case 'F': out += fmt::format("{}-{:02}-{:02}", year, month, monthday); break;
       case 'T': out += fmt::format("{:02}:{:02}:{:02}", hour, minute, second); break;
       case '%': out += '%'; break;
-      default: return unsupported(fmt::format("the date format '%{}'", printable_letter(format[at])));
+      default:
+        return unsupported(fmt::format("the date format '%{}'", printable_letter(format[at])));
     }
   }
   return out;

@@ -15,6 +15,8 @@ using Type = Expression::Type;
 constexpr std::string_view kGlobals[] = {"range",  "dict",   "namespace", "raise_exception",
                                          "lipsum", "cycler", "joiner",    "strftime_now"};
 
+constexpr uint64_t kStepsOfATurn = 5;  // a turn of a loop makes a scope and 'loop'
+
 std::unexpected<Error> over(std::string_view what, uint64_t most) {
   return fail(ErrorCode::Unsupported, fmt::format("the template {} {}: stopped", what, most));
 }
@@ -93,7 +95,8 @@ Result<std::vector<std::optional<Value>>> bind(const Arguments& arguments,
 Result<int64_t> as_index(const Value& value) {
   if (value.is_integral()) return value.as_integer();
   if (value.is(Kind::Undefined)) return template_error(value.why_undefined());
-  return template_error(fmt::format("TypeError: expected an integer, found '{}'", type_name(value)));
+  return template_error(
+      fmt::format("TypeError: expected an integer, found '{}'", type_name(value)));
 }
 
 Result<std::string> Interpreter::render(const Body& body,
@@ -204,7 +207,8 @@ Result<Value> Interpreter::evaluate_logic(const Expression& node, Scope& scope) 
     return template_error(fmt::format("TypeError: no sign for '{}'", type_name(first)));
   const bool negate = node.type == Type::Negate;
   if (first.is(Kind::Float)) return Value::real(negate ? -first.as_real() : first.as_real());
-  if (negate && first.as_integer() == INT64_MIN) return unsupported("an integer of more than 64 bits");
+  if (negate && first.as_integer() == INT64_MIN)
+    return unsupported("an integer of more than 64 bits");
   return Value::integer(negate ? -first.as_integer() : first.as_integer());
 }
 
@@ -254,7 +258,8 @@ Result<Arguments> Interpreter::evaluate_arguments(const CallArguments& arguments
 }
 
 // `caller`: what a call block hands on.
-Result<Value> Interpreter::evaluate_call(const Expression& node, Scope& scope, const Value* caller) {
+Result<Value> Interpreter::evaluate_call(const Expression& node, Scope& scope,
+                                         const Value* caller) {
   TRY_ASSIGN(const auto callee, evaluate(*node.operands[0], scope));
   TRY_ASSIGN(auto arguments, evaluate_arguments(node.arguments, scope));
   if (caller != nullptr) arguments.named.emplace_back("caller", *caller);
@@ -262,7 +267,8 @@ Result<Value> Interpreter::evaluate_call(const Expression& node, Scope& scope, c
 }
 
 // `body`: the text of a filter block, which stands in for the innermost operand.
-Result<Value> Interpreter::evaluate_filter(const Expression& node, Scope& scope, const Value* body) {
+Result<Value> Interpreter::evaluate_filter(const Expression& node, Scope& scope,
+                                           const Value* body) {
   Value value;
   if (node.operands[0] == nullptr) {
     value = *body;
@@ -368,7 +374,7 @@ Result<Interpreter::Flow> Interpreter::execute_for(const Statement& statement, S
     loop->items = items;
     loop->index0 = i;
     inner->names["loop"] = Value::of(std::move(loop));
-    TRY(budget_.work(1));
+    TRY(budget_.work(kStepsOfATurn));
     TRY(assign(*statement.expressions[0], items.items()[i], *inner));
     auto flow = execute(statement.bodies[0], *inner);
     release(std::move(inner));
@@ -435,7 +441,8 @@ Result<void> Interpreter::assign(const Expression& target, const Value& value, S
   if (target.type == Type::Namespace) {
     TRY_ASSIGN(const auto space, name(target.name, scope));
     if (!space.is(Kind::Namespace))
-      return template_error("TemplateRuntimeError: cannot assign attribute on non-namespace object");
+      return template_error(
+          "TemplateRuntimeError: cannot assign attribute on non-namespace object");
     if (target.names[0].starts_with('_'))
       return template_error("SecurityError: an attribute of a namespace begins with '_'");
     space.space()->attributes[target.names[0]] = value;
@@ -469,7 +476,8 @@ Result<Value> Interpreter::call(const Value& callee, const Arguments& arguments)
     case Callable::Type::Method: return call_method(*this, callable.self, callable.name, arguments);
     case Callable::Type::Macro: return call_macro(callable, arguments);
     case Callable::Type::Cycle:
-      if (arguments.positional.empty()) return template_error("TypeError: no items for cycling given");
+      if (arguments.positional.empty())
+        return template_error("TypeError: no items for cycling given");
       return arguments.positional[callable.index0 % arguments.positional.size()];
   }
   return unsupported("this call");
@@ -483,7 +491,8 @@ Result<Value> Interpreter::call_global(const std::string& name, const Arguments&
   }
   if (name == "strftime_now") {
     TRY_ASSIGN(const auto values, bind(arguments, {"format"}, 1));
-    if (!values[0]->is(Kind::String)) return template_error("TypeError: strftime_now needs a string");
+    if (!values[0]->is(Kind::String))
+      return template_error("TypeError: strftime_now needs a string");
     if (!now_)
       return fail(ErrorCode::Usage, "the template asks for today's date and none was given");
     TRY_ASSIGN(auto text, format_time(*now_, values[0]->text()));
@@ -507,9 +516,11 @@ Result<Value> Interpreter::call_global(const std::string& name, const Arguments&
     }
     return budget_.sequence(Kind::Range, std::move(items));
   }
-  if (name != "namespace" && name != "dict") return unsupported(fmt::format("the function '{}'", name));
+  if (name != "namespace" && name != "dict")
+    return unsupported(fmt::format("the function '{}'", name));
   Dict dict;
-  if (arguments.positional.size() > 1) return template_error("TypeError: at most one argument expected");
+  if (arguments.positional.size() > 1)
+    return template_error("TypeError: at most one argument expected");
   if (!arguments.positional.empty()) {
     if (!arguments.positional[0].is(Kind::Dict))
       return unsupported(fmt::format("{}() of something that is no dict", name));
@@ -530,7 +541,8 @@ Result<Value> Interpreter::call_global(const std::string& name, const Arguments&
 }
 
 // Parameters in order: given by place, by name, by default (which sees those before it), undefined.
-Result<void> Interpreter::bind_macro(const Callable& callable, const Arguments& arguments, Scope& scope) {
+Result<void> Interpreter::bind_macro(const Callable& callable, const Arguments& arguments,
+                                     Scope& scope) {
   const MacroStatement& macro = *callable.macro;
   const auto& parameters = macro.parameters;
   const auto& given = arguments.positional;
@@ -545,14 +557,14 @@ Result<void> Interpreter::bind_macro(const Callable& callable, const Arguments& 
   std::unordered_map<std::string_view, const Value*> by_name;
   for (const auto& [name, value] : arguments.named) {
     const auto found = std::find(parameters.begin(), parameters.end(), name);
-    if (found != parameters.end() && static_cast<size_t>(found - parameters.begin()) >= given.size())
+    if (found != parameters.end() &&
+        static_cast<size_t>(found - parameters.begin()) >= given.size())
       by_name[name] = &value;
-    else if (name == "caller" && macro.uses_caller)
-      scope.names["caller"] = value;
-    else if (found == parameters.end() && macro.uses_kwargs)
-      others.set(Value::string(name), value);
+    else if (name == "caller" && macro.uses_caller) scope.names["caller"] = value;
+    else if (found == parameters.end() && macro.uses_kwargs) others.set(Value::string(name), value);
     else
-      return template_error(fmt::format("TypeError: macro '{}' takes no argument '{}'", macro.name, name));
+      return template_error(
+          fmt::format("TypeError: macro '{}' takes no argument '{}'", macro.name, name));
   }
   for (size_t i = 0; i < parameters.size(); ++i) {
     const size_t left = parameters.size() - i;
@@ -582,7 +594,8 @@ Result<Value> Interpreter::call_macro(const Callable& callable, const Arguments&
   auto scope = scope_in(callable.scope);
   auto bound = bind_macro(callable, arguments, *scope);
   std::string outside = std::exchange(output_, {});
-  Result<Flow> flow = bound ? execute(callable.macro->body, *scope) : std::unexpected(bound.error());
+  Result<Flow> flow =
+      bound ? execute(callable.macro->body, *scope) : std::unexpected(bound.error());
   std::string text = std::exchange(output_, std::move(outside));
   release(std::move(scope));
   if (!flow) return std::unexpected(std::move(flow).error());

@@ -14,13 +14,13 @@
 
 namespace plumb::jinja {
 
-constexpr uint64_t kMaxSteps = 10'000'000;         // nodes visited and values compared
-constexpr uint64_t kMaxTextBytes = 16 << 20;       // of the output and of any one string
-constexpr uint64_t kMaxMadeBytes = 512ull << 20;   // of all values made, alive or not
-constexpr uint64_t kMaxWeight = 64 << 20;          // of one value with all that it holds
-constexpr uint32_t kMaxValueDepth = 100;           // of lists in lists
-constexpr uint32_t kMaxEvaluationDepth = 1000;     // nodes above each other, macros included
-constexpr int64_t kMaxRange = 100'000;             // as Jinja2's sandbox
+constexpr uint64_t kMaxSteps = 10'000'000;        // nodes visited and values compared
+constexpr uint64_t kMaxTextBytes = 16 << 20;      // of the output and of any one string
+constexpr uint64_t kMaxMadeBytes = 512ull << 20;  // of all values made, alive or not
+constexpr uint64_t kMaxWeight = 64 << 20;         // of one value with all that it holds
+constexpr uint32_t kMaxValueDepth = 100;          // of lists in lists
+constexpr uint32_t kMaxEvaluationDepth = 1000;    // nodes above each other, macros included
+constexpr int64_t kMaxRange = 100'000;            // as Jinja2's sandbox
 
 // What rendering may cost. A template is data of a stranger: it may not hang or fill the memory.
 class Budget {
@@ -64,7 +64,8 @@ class Interpreter {
   Interpreter& operator=(const Interpreter&) = delete;
 
   // `names` is what the template sees.
-  Result<std::string> render(const Body& body, const std::vector<std::pair<std::string, Value>>& names);
+  Result<std::string> render(const Body& body,
+                             const std::vector<std::pair<std::string, Value>>& names);
 
   // For the filters, tests and methods, in files of their own.
   Budget& budget() { return budget_; }

@@ -85,9 +85,10 @@ class Lexer {
       return {};
     }
     const char kind = source_[tag + 1];
-    const char sign = tag + 2 < source_.size() && (source_[tag + 2] == '-' || source_[tag + 2] == '+')
-                          ? source_[tag + 2]
-                          : '\0';
+    const char sign =
+        tag + 2 < source_.size() && (source_[tag + 2] == '-' || source_[tag + 2] == '+')
+            ? source_[tag + 2]
+            : '\0';
     push_text(at_, tag, sign, kind != '{');
     at_ = tag + 2 + (sign == '\0' ? 0 : 1);
     if (kind == '#') return comment(tag);
@@ -114,16 +115,15 @@ class Lexer {
 
   // trim_blocks: one line end after a block goes.
   void after_block(char sign) {
-    if (sign == '-')
-      skip_space();
-    else if (sign != '+' && here("\n"))
-      ++at_;
+    if (sign == '-') skip_space();
+    else if (sign != '+' && here("\n")) ++at_;
   }
 
   Result<void> comment(size_t start) {
     const size_t end = source_.find("#}", at_);
     if (end == std::string::npos) return error(start, "the comment is not closed with '#}'");
-    const char sign = end > at_ && (source_[end - 1] == '-' || source_[end - 1] == '+') ? source_[end - 1] : '\0';
+    const char sign =
+        end > at_ && (source_[end - 1] == '-' || source_[end - 1] == '+') ? source_[end - 1] : '\0';
     at_ = end + 2;
     after_block(sign);
     return {};
@@ -176,17 +176,15 @@ class Lexer {
     const char end[] = {close, '}'};
     const std::string_view mark(end, 2);
     const size_t start = at_;
-    const char sign = (here("-") || (close == '%' && here("+"))) &&
-                              rest().substr(1).starts_with(mark)
-                          ? source_[at_]
-                          : '\0';
+    const char sign =
+        (here("-") || (close == '%' && here("+"))) && rest().substr(1).starts_with(mark)
+            ? source_[at_]
+            : '\0';
     if (sign == '\0' && !here(mark)) return false;
     at_ += sign == '\0' ? 2 : 3;
     push(close == '%' ? Token::Type::BlockEnd : Token::Type::OutputEnd, "", start);
-    if (close == '%')
-      after_block(sign);
-    else if (sign == '-')
-      skip_space();
+    if (close == '%') after_block(sign);
+    else if (sign == '-') skip_space();
     return true;
   }
 
@@ -232,8 +230,8 @@ class Lexer {
   // Digits with single underscores between them.
   void digits() {
     while (at_ < source_.size() &&
-           (is_digit(source_[at_]) || (source_[at_] == '_' && at_ + 1 < source_.size() &&
-                                       is_digit(source_[at_ + 1]))))
+           (is_digit(source_[at_]) ||
+            (source_[at_] == '_' && at_ + 1 < source_.size() && is_digit(source_[at_ + 1]))))
       ++at_;
   }
 
@@ -251,7 +249,8 @@ class Lexer {
       digits();
     }
     if (here("e") || here("E")) {
-      const size_t sign = at_ + 1 < source_.size() && (source_[at_ + 1] == '+' || source_[at_ + 1] == '-') ? 1 : 0;
+      const size_t sign =
+          at_ + 1 < source_.size() && (source_[at_ + 1] == '+' || source_[at_ + 1] == '-') ? 1 : 0;
       if (at_ + 1 + sign < source_.size() && is_digit(source_[at_ + 1 + sign]) &&
           (start == 0 || source_[start - 1] != '.')) {
         real = true;
@@ -261,7 +260,8 @@ class Lexer {
     }
     auto text = source_.substr(start, at_ - start);
     std::erase(text, '_');
-    if (!real && text.size() > 1 && text[0] == '0' && text.find_first_not_of('0') != std::string::npos)
+    if (!real && text.size() > 1 && text[0] == '0' &&
+        text.find_first_not_of('0') != std::string::npos)
       return error(start, "a number begins with a zero");
     push(real ? Token::Type::Float : Token::Type::Integer, std::move(text), start);
     return {};
@@ -271,10 +271,8 @@ class Lexer {
     const size_t start = at_++;
     std::string text;
     while (at_ < source_.size() && source_[at_] != quote) {
-      if (source_[at_] != '\\')
-        text += source_[at_++];
-      else
-        TRY(escape(text));
+      if (source_[at_] != '\\') text += source_[at_++];
+      else TRY(escape(text));
     }
     if (at_ >= source_.size()) return error(start, "the string is not closed");
     ++at_;
@@ -292,7 +290,8 @@ class Lexer {
       text += kTo[known];
     } else if (c >= '0' && c <= '7') {
       uint32_t value = static_cast<uint32_t>(c - '0');
-      for (int k = 0; k < 2 && at_ < source_.size() && source_[at_] >= '0' && source_[at_] <= '7'; ++k)
+      for (int k = 0; k < 2 && at_ < source_.size() && source_[at_] >= '0' && source_[at_] <= '7';
+           ++k)
         value = value * 8 + static_cast<uint32_t>(source_[at_++] - '0');
       append_code_point(text, value);
     } else if (c == 'x' || c == 'u' || c == 'U') {
@@ -317,7 +316,8 @@ class Lexer {
       value = value * 16 + static_cast<uint32_t>(is_digit(c) ? c - '0' : (c | 0x20) - 'a' + 10);
     }
     if (value > 0x10FFFF) return error(start, "the escape is beyond U+10FFFF");
-    if (value >= 0xD800 && value < 0xE000) return refused(start, "half of a surrogate pair in a string");
+    if (value >= 0xD800 && value < 0xE000)
+      return refused(start, "half of a surrogate pair in a string");
     append_code_point(text, value);
     return {};
   }

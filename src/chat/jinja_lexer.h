@@ -15,7 +15,19 @@ struct Position {
 };
 
 struct Token {
-  enum class Type { Text, BlockBegin, BlockEnd, OutputBegin, OutputEnd, Name, String, Integer, Float, Operator, End };
+  enum class Type {
+    Text,
+    BlockBegin,
+    BlockEnd,
+    OutputBegin,
+    OutputEnd,
+    Name,
+    String,
+    Integer,
+    Float,
+    Operator,
+    End
+  };
   Type type = Type::End;
   std::string text;  // of a string: what it means, escapes resolved
   Position at;

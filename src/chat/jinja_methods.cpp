@@ -17,23 +17,27 @@ using Values = std::vector<std::optional<Value>>;
 // What Python's types have, so that an attribute that is there but not done here is refused instead
 // of being undefined.
 constexpr std::string_view kTextMethods[] = {
-    "capitalize", "casefold",   "center",    "count",       "encode",       "endswith",
-    "expandtabs", "find",       "format",    "format_map",  "index",        "isalnum",
-    "isalpha",    "isascii",    "isdecimal", "isdigit",     "isidentifier", "islower",
-    "isnumeric",  "isprintable", "isspace",  "istitle",     "isupper",      "join",
-    "ljust",      "lower",      "lstrip",    "maketrans",   "partition",    "removeprefix",
-    "removesuffix", "replace",  "rfind",     "rindex",      "rjust",        "rpartition",
-    "rsplit",     "rstrip",     "split",     "splitlines",  "startswith",   "strip",
-    "swapcase",   "title",      "translate", "upper",       "zfill"};
-constexpr std::string_view kListMethods[] = {"append", "clear",  "copy", "count",   "extend", "index",
-                                             "insert", "pop",    "remove", "reverse", "sort"};
+    "capitalize",   "casefold",    "center",    "count",      "encode",       "endswith",
+    "expandtabs",   "find",        "format",    "format_map", "index",        "isalnum",
+    "isalpha",      "isascii",     "isdecimal", "isdigit",    "isidentifier", "islower",
+    "isnumeric",    "isprintable", "isspace",   "istitle",    "isupper",      "join",
+    "ljust",        "lower",       "lstrip",    "maketrans",  "partition",    "removeprefix",
+    "removesuffix", "replace",     "rfind",     "rindex",     "rjust",        "rpartition",
+    "rsplit",       "rstrip",      "split",     "splitlines", "startswith",   "strip",
+    "swapcase",     "title",       "translate", "upper",      "zfill"};
+constexpr std::string_view kListMethods[] = {"append", "clear",   "copy",   "count",
+                                             "extend", "index",   "insert", "pop",
+                                             "remove", "reverse", "sort"};
 constexpr std::string_view kTupleMethods[] = {"count", "index"};
-constexpr std::string_view kDictMethods[] = {"clear", "copy",    "fromkeys",   "get",    "items", "keys",
-                                             "pop",   "popitem", "setdefault", "update", "values"};
+constexpr std::string_view kDictMethods[] = {"clear",      "copy",   "fromkeys", "get",
+                                             "items",      "keys",   "pop",      "popitem",
+                                             "setdefault", "update", "values"};
 constexpr std::string_view kNumberMethods[] = {
-    "as_integer_ratio", "bit_count", "bit_length", "conjugate", "denominator", "from_bytes", "fromhex",
-    "hex",              "imag",      "is_integer", "numerator", "real",        "to_bytes"};
-constexpr std::string_view kListChanges[] = {"append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort"};
+    "as_integer_ratio", "bit_count", "bit_length", "conjugate", "denominator",
+    "from_bytes",       "fromhex",   "hex",        "imag",      "is_integer",
+    "numerator",        "real",      "to_bytes"};
+constexpr std::string_view kListChanges[] = {"append", "clear",  "extend",  "insert",
+                                             "pop",    "remove", "reverse", "sort"};
 constexpr std::string_view kDictChanges[] = {"clear", "pop", "popitem", "setdefault", "update"};
 
 template <size_t N>
@@ -93,12 +97,14 @@ std::vector<std::string_view> split_at_space(std::string_view text, int64_t most
 size_t position_of(std::string_view text, std::string_view mark, bool from_right) {
   if (from_right) return text.rfind(mark);
   if (mark.empty()) return 0;
-  const auto* found = static_cast<const char*>(memmem(text.data(), text.size(), mark.data(), mark.size()));
+  const auto* found =
+      static_cast<const char*>(memmem(text.data(), text.size(), mark.data(), mark.size()));
   return found == nullptr ? std::string_view::npos : static_cast<size_t>(found - text.data());
 }
 
-Result<void> pay_search(Budget& budget, std::string_view text, std::string_view mark, bool from_right) {
-  return budget.work(text.size() / 64 + (from_right ? text.size() * mark.size() / 64 : 0));
+Result<void> pay_search(Budget& budget, std::string_view text, std::string_view mark,
+                        bool from_right) {
+  return budget.work(text.size() / 16 + (from_right ? text.size() * mark.size() / 64 : 0));
 }
 
 std::vector<std::string_view> split_at(std::string_view text, std::string_view mark, int64_t most,
@@ -115,7 +121,8 @@ std::vector<std::string_view> split_at(std::string_view text, std::string_view m
   return parts;
 }
 
-Result<Value> split(Budget& budget, std::string_view text, const Arguments& arguments, bool from_right) {
+Result<Value> split(Budget& budget, std::string_view text, const Arguments& arguments,
+                    bool from_right) {
   TRY_ASSIGN(const auto given, bind(arguments, {"sep", "maxsplit"}));
   int64_t most = -1;
   if (given[1]) {
@@ -130,13 +137,15 @@ Result<Value> split(Budget& budget, std::string_view text, const Arguments& argu
   return texts(budget, Kind::List, split_at(text, mark, most, from_right));
 }
 
-Result<Value> partition(Budget& budget, std::string_view text, const Arguments& arguments, bool from_right) {
+Result<Value> partition(Budget& budget, std::string_view text, const Arguments& arguments,
+                        bool from_right) {
   TRY_ASSIGN(const auto given, bind(arguments, {"sep"}, 1));
   TRY_ASSIGN(const auto mark, text_of(*given[0]));
   if (mark.empty()) return template_error("ValueError: empty separator");
   TRY(pay_search(budget, text, mark, from_right));
   const size_t cut = position_of(text, mark, from_right);
-  if (cut == std::string_view::npos && from_right) return texts(budget, Kind::Tuple, {"", "", text});
+  if (cut == std::string_view::npos && from_right)
+    return texts(budget, Kind::Tuple, {"", "", text});
   if (cut == std::string_view::npos) return texts(budget, Kind::Tuple, {text, "", ""});
   return texts(budget, Kind::Tuple, {text.substr(0, cut), mark, text.substr(cut + mark.size())});
 }
@@ -144,7 +153,8 @@ Result<Value> partition(Budget& budget, std::string_view text, const Arguments& 
 // --- search ---
 
 Result<Value> starts_or_ends(std::string_view text, const Arguments& arguments, bool starts) {
-  if (arguments.positional.size() > 1) return unsupported("a start or end in startswith and endswith");
+  if (arguments.positional.size() > 1)
+    return unsupported("a start or end in startswith and endswith");
   TRY_ASSIGN(const auto given, bind(arguments, {"prefix"}, 1));
   std::vector<Value> options = {*given[0]};
   if (given[0]->is(Kind::Tuple)) options = given[0]->items();
@@ -155,8 +165,10 @@ Result<Value> starts_or_ends(std::string_view text, const Arguments& arguments, 
   return Value::boolean(false);
 }
 
-Result<Value> find(Budget& budget, std::string_view text, const std::string& name, const Arguments& arguments) {
-  if (arguments.positional.size() > 1) return unsupported(fmt::format("a start or end in {}", name));
+Result<Value> find(Budget& budget, std::string_view text, const std::string& name,
+                   const Arguments& arguments) {
+  if (arguments.positional.size() > 1)
+    return unsupported(fmt::format("a start or end in {}", name));
   TRY_ASSIGN(const auto given, bind(arguments, {"sub"}, 1));
   TRY_ASSIGN(const auto mark, text_of(*given[0]));
   TRY(pay_search(budget, text, mark, name[0] == 'r'));
@@ -231,11 +243,14 @@ Result<std::string> title(std::string_view text) {
   return out;
 }
 
-Result<Value> change_case(Budget& budget, std::string_view text, const std::string& name, const Arguments& arguments) {
+Result<Value> change_case(Budget& budget, std::string_view text, const std::string& name,
+                          const Arguments& arguments) {
   TRY(bind(arguments, {}));
   TRY(budget.work(text.size() / 8));
   if (name == "upper") return budget.string(to_upper(text));
-  Result<std::string> changed = name == "lower" ? lower(text) : name == "title" ? title(text) : capitalize(text);
+  Result<std::string> changed = name == "lower"   ? lower(text)
+                                : name == "title" ? title(text)
+                                                  : capitalize(text);
   if (!changed) return std::unexpected(changed.error());
   return budget.string(std::move(*changed));
 }
@@ -252,7 +267,9 @@ Result<Value> classify(std::string_view text, const std::string& name, const Arg
   const auto upper = [](char c) { return c >= 'A' && c <= 'Z'; };
   const auto digit = [](char c) { return c >= '0' && c <= '9'; };
   const auto letter = [&](char c) { return lower(c) || upper(c); };
-  const auto all = [&](auto is) { return Value::boolean(!text.empty() && std::all_of(text.begin(), text.end(), is)); };
+  const auto all = [&](auto is) {
+    return Value::boolean(!text.empty() && std::all_of(text.begin(), text.end(), is));
+  };
   if (name == "isdigit" || name == "isdecimal" || name == "isnumeric") return all(digit);
   if (name == "isalpha") return all(letter);
   if (name == "isalnum") return all([&](char c) { return letter(c) || digit(c); });
@@ -263,7 +280,8 @@ Result<Value> classify(std::string_view text, const std::string& name, const Arg
   return unsupported(fmt::format("the method '{}' of a string", name));
 }
 
-Result<Value> strip_method(Budget& budget, std::string_view text, const Arguments& arguments, Side side) {
+Result<Value> strip_method(Budget& budget, std::string_view text, const Arguments& arguments,
+                           Side side) {
   TRY_ASSIGN(const auto given, bind(arguments, {"chars"}));
   TRY(budget.work(text.size() / 64));
   if (!given[0] || given[0]->is(Kind::None)) return budget.string(std::string(strip(text, side)));
@@ -286,7 +304,8 @@ Result<Value> join(Interpreter& run, std::string_view mark, const Arguments& arg
   return run.budget().string(std::move(out));
 }
 
-Result<Value> remove_affix(Budget& budget, std::string_view text, const Arguments& arguments, bool prefix) {
+Result<Value> remove_affix(Budget& budget, std::string_view text, const Arguments& arguments,
+                           bool prefix) {
   TRY_ASSIGN(const auto given, bind(arguments, {"affix"}, 1));
   TRY_ASSIGN(const auto affix, text_of(*given[0]));
   if (prefix && text.starts_with(affix)) text.remove_prefix(affix.size());
@@ -294,14 +313,17 @@ Result<Value> remove_affix(Budget& budget, std::string_view text, const Argument
   return budget.string(std::string(text));
 }
 
-Result<Value> text_method(Interpreter& run, const std::string& text, const std::string& name, const Arguments& arguments) {
+Result<Value> text_method(Interpreter& run, const std::string& text, const std::string& name,
+                          const Arguments& arguments) {
   Budget& budget = run.budget();
   if (name == "strip") return strip_method(budget, text, arguments, Side::Both);
   if (name == "lstrip") return strip_method(budget, text, arguments, Side::Left);
   if (name == "rstrip") return strip_method(budget, text, arguments, Side::Right);
   if (name == "split" || name == "rsplit") return split(budget, text, arguments, name[0] == 'r');
-  if (name == "partition" || name == "rpartition") return partition(budget, text, arguments, name[0] == 'r');
-  if (name == "startswith" || name == "endswith") return starts_or_ends(text, arguments, name[0] == 's');
+  if (name == "partition" || name == "rpartition")
+    return partition(budget, text, arguments, name[0] == 'r');
+  if (name == "startswith" || name == "endswith")
+    return starts_or_ends(text, arguments, name[0] == 's');
   if (name == "replace") return replace(budget, text, arguments);
   if (name == "format") return brace_format(run, text, arguments);
   if (name == "join") return join(run, text, arguments);
@@ -322,12 +344,14 @@ Result<Value> text_method(Interpreter& run, const std::string& text, const std::
 
 // --- list, tuple, dict ---
 
-Result<Value> sequence_method(Interpreter& run, const Value& self, const std::string& name, const Arguments& arguments) {
+Result<Value> sequence_method(Interpreter& run, const Value& self, const std::string& name,
+                              const Arguments& arguments) {
   if (name == "copy") {
     TRY(bind(arguments, {}));
     return self;
   }
-  if (arguments.positional.size() > 1) return unsupported(fmt::format("a start or end in {}", name));
+  if (arguments.positional.size() > 1)
+    return unsupported(fmt::format("a start or end in {}", name));
   TRY_ASSIGN(const auto given, bind(arguments, {"value"}, 1));
   int64_t count = 0;
   for (size_t i = 0; i < self.items().size(); ++i) {
@@ -340,10 +364,12 @@ Result<Value> sequence_method(Interpreter& run, const Value& self, const std::st
   return Value::integer(count);
 }
 
-Result<Value> dict_method(Interpreter& run, const Value& self, const std::string& name, const Arguments& arguments) {
+Result<Value> dict_method(Interpreter& run, const Value& self, const std::string& name,
+                          const Arguments& arguments) {
   const Dict& dict = self.dict();
   if (name == "get") {
-    if (!arguments.named.empty()) return template_error("TypeError: get() takes no keyword arguments");
+    if (!arguments.named.empty())
+      return template_error("TypeError: get() takes no keyword arguments");
     TRY_ASSIGN(const auto given, bind(arguments, {"key", "default"}, 1));
     TRY(run.budget().walk(*given[0]));
     if (!key_of(*given[0]))
@@ -383,10 +409,12 @@ bool has_attribute(const Value& value, std::string_view name) {
 }
 
 bool changes_its_object(const Value& value, std::string_view name) {
-  return (value.is(Kind::List) && in(name, kListChanges)) || (value.is(Kind::Dict) && in(name, kDictChanges));
+  return (value.is(Kind::List) && in(name, kListChanges)) ||
+         (value.is(Kind::Dict) && in(name, kDictChanges));
 }
 
-Result<Value> call_method(Interpreter& run, const Value& self, const std::string& name, const Arguments& arguments) {
+Result<Value> call_method(Interpreter& run, const Value& self, const std::string& name,
+                          const Arguments& arguments) {
   switch (self.kind()) {
     case Kind::String: return text_method(run, self.text(), name, arguments);
     case Kind::List:
@@ -402,7 +430,9 @@ std::vector<std::string_view> split_lines(std::string_view text) {
   for (size_t at = 0; at < text.size();) {
     const size_t end = at;
     const char32_t c = next_code_point(text, at);
-    if (!((c >= 0x0A && c <= 0x0D) || (c >= 0x1C && c <= 0x1E) || c == 0x85 || c == 0x2028 || c == 0x2029)) continue;
+    if (!((c >= 0x0A && c <= 0x0D) || (c >= 0x1C && c <= 0x1E) || c == 0x85 || c == 0x2028 ||
+          c == 0x2029))
+      continue;
     if (c == '\r' && at < text.size() && text[at] == '\n') ++at;
     lines.push_back(text.substr(start, end - start));
     start = at;

@@ -178,7 +178,8 @@ Result<Value> own_attribute(const Value& value, const std::string& name) {
       value.is(Kind::Range) || value.is_markup())
     return unsupported(fmt::format("the attribute '{}' of a {}", name, type_name(value)));
   if (changes_its_object(value, name))
-    return Value::undefined(fmt::format("SecurityError: '{}' would change a {}", name, type_name(value)));
+    return Value::undefined(
+        fmt::format("SecurityError: '{}' would change a {}", name, type_name(value)));
   if (has_attribute(value, name))
     return Value::of(Callable{.type = Callable::Type::Method, .name = name, .self = value});
   return no_attribute(value, name);
@@ -260,15 +261,17 @@ Result<bool> Interpreter::compare(std::string_view symbol, const Value& left, co
 Result<bool> Interpreter::contains(const Value& container, const Value& value) {
   if (container.is(Kind::String)) {
     if (!value.is(Kind::String))
-      return template_error(fmt::format("TypeError: 'in <string>' requires a string on the left, not '{}'", type_name(value)));
-    TRY(budget_.walk(container));
+      return template_error(fmt::format(
+          "TypeError: 'in <string>' requires a string on the left, not '{}'", type_name(value)));
+    TRY(budget_.work(container.text().size() / 16));
     // memmem takes linear time for any two texts.
     const auto &in = container.text(), &what = value.text();
     return what.empty() || memmem(in.data(), in.size(), what.data(), what.size()) != nullptr;
   }
   if (container.is(Kind::Dict)) {
     TRY(budget_.walk(value));
-    if (!key_of(value)) return template_error(fmt::format("TypeError: unhashable type: '{}'", type_name(value)));
+    if (!key_of(value))
+      return template_error(fmt::format("TypeError: unhashable type: '{}'", type_name(value)));
     return container.dict().find(value) != nullptr;
   }
   if (container.is(Kind::Namespace))
@@ -304,7 +307,8 @@ Result<std::vector<Value>> Interpreter::iterate(const Value& value) {
       return items;
     case Kind::Loop: return unsupported("going through 'loop' by hand");
     default:
-      return template_error(fmt::format("TypeError: '{}' object is not iterable", type_name(value)));
+      return template_error(
+          fmt::format("TypeError: '{}' object is not iterable", type_name(value)));
   }
 }
 
@@ -324,13 +328,15 @@ Result<Value> Interpreter::item(const Value& value, const Value& key) {
   const bool indexed = value.is(Kind::String) || is_list_or_tuple(value) || value.is(Kind::Range);
   if (indexed && key.is_integral()) {
     TRY(budget_.work(value.is(Kind::String) ? value.text().size() / 256 : 0));
-    const auto count = static_cast<int64_t>(
-        value.is(Kind::String) ? code_point_count(value.text()) : value.items().size());
+    const auto count = static_cast<int64_t>(value.is(Kind::String) ? code_point_count(value.text())
+                                                                   : value.items().size());
     const int64_t at = key.as_integer() < 0 ? key.as_integer() + count : key.as_integer();
     if (at < 0 || at >= count)
-      return Value::undefined(fmt::format("UndefinedError: {} has no element {}", object_name(value), key.as_integer()));
+      return Value::undefined(fmt::format("UndefinedError: {} has no element {}",
+                                          object_name(value), key.as_integer()));
     if (!value.is(Kind::String)) return value.items()[static_cast<size_t>(at)];
-    const auto rest = std::string_view(value.text()).substr(byte_offset(value.text(), static_cast<size_t>(at)));
+    const auto rest =
+        std::string_view(value.text()).substr(byte_offset(value.text(), static_cast<size_t>(at)));
     return budget_.string(std::string(rest.substr(0, byte_offset(rest, 1))), value.is_markup());
   }
   if (value.is(Kind::Dict)) {
@@ -338,10 +344,12 @@ Result<Value> Interpreter::item(const Value& value, const Value& key) {
     if (const auto* found = value.dict().find(key)) return *found;
   }
   if (key.is(Kind::String)) return own_attribute(value, key.text());
-  return Value::undefined(fmt::format("UndefinedError: {} has no such element", object_name(value)));
+  return Value::undefined(
+      fmt::format("UndefinedError: {} has no such element", object_name(value)));
 }
 
-Result<Value> Interpreter::slice(const Value& value, const Value& start, const Value& stop, const Value& step) {
+Result<Value> Interpreter::slice(const Value& value, const Value& start, const Value& stop,
+                                 const Value& step) {
   if (value.is(Kind::Undefined)) return template_error(value.why_undefined());
   const bool text = value.is(Kind::String);
   if (!text && !is_list_or_tuple(value) && !value.is(Kind::Range))
@@ -363,9 +371,11 @@ Result<Value> Interpreter::slice(const Value& value, const Value& start, const V
   const auto bounds = bounds_of(start, stop, stride, static_cast<int64_t>(code_point_count(all)));
   if (stride == 1) {
     if (bounds.start >= bounds.stop) return budget_.string("", value.is_markup());
-    const auto rest = std::string_view(all).substr(byte_offset(all, static_cast<size_t>(bounds.start)));
+    const auto rest =
+        std::string_view(all).substr(byte_offset(all, static_cast<size_t>(bounds.start)));
     const auto length = static_cast<size_t>(bounds.stop - bounds.start);
-    return budget_.string(std::string(rest.substr(0, byte_offset(rest, length))), value.is_markup());
+    return budget_.string(std::string(rest.substr(0, byte_offset(rest, length))),
+                          value.is_markup());
   }
   TRY(budget_.memory(all.size() * sizeof(std::string_view)));
   const auto points = split_code_points(all);

@@ -18,20 +18,22 @@ using Type = Expression::Type;
 using Names = std::initializer_list<std::string_view>;
 
 constexpr std::string_view kFilters[] = {
-    "abs",       "attr",       "batch",     "capitalize", "center",     "count",     "d",
-    "default",   "dictsort",   "e",         "escape",     "filesizeformat", "first", "float",
-    "forceescape", "format",   "groupby",   "indent",     "int",        "items",     "join",
-    "last",      "length",     "list",      "lower",      "map",        "max",       "min",
-    "pprint",    "random",     "reject",    "rejectattr", "replace",    "reverse",   "round",
-    "safe",      "select",     "selectattr", "slice",     "sort",       "string",    "striptags",
-    "sum",       "title",      "tojson",    "trim",       "truncate",   "unique",    "upper",
-    "urlencode", "urlize",     "wordcount", "wordwrap",   "xmlattr"};
+    "abs",    "attr",       "batch",       "capitalize", "center",   "count",
+    "d",      "default",    "dictsort",    "e",          "escape",   "filesizeformat",
+    "first",  "float",      "forceescape", "format",     "groupby",  "indent",
+    "int",    "items",      "join",        "last",       "length",   "list",
+    "lower",  "map",        "max",         "min",        "pprint",   "random",
+    "reject", "rejectattr", "replace",     "reverse",    "round",    "safe",
+    "select", "selectattr", "slice",       "sort",       "string",   "striptags",
+    "sum",    "title",      "tojson",      "trim",       "truncate", "unique",
+    "upper",  "urlencode",  "urlize",      "wordcount",  "wordwrap", "xmlattr"};
 constexpr std::string_view kTests[] = {
-    "boolean", "callable", "defined", "divisibleby", "eq",       "equalto",  "escaped",   "even",
-    "false",   "filter",   "float",   "ge",          "greaterthan", "gt",    "in",        "integer",
-    "iterable", "le",      "lessthan", "lower",      "lt",       "mapping",  "ne",        "none",
-    "number",  "odd",      "sameas",  "sequence",    "string",   "test",     "true",      "undefined",
-    "upper",   "==",       "!=",      ">",           ">=",       "<",        "<="};
+    "boolean", "callable", "defined",  "divisibleby", "eq",       "equalto",     "escaped",
+    "even",    "false",    "filter",   "float",       "ge",       "greaterthan", "gt",
+    "in",      "integer",  "iterable", "le",          "lessthan", "lower",       "lt",
+    "mapping", "ne",       "none",     "number",      "odd",      "sameas",      "sequence",
+    "string",  "test",     "true",     "undefined",   "upper",    "==",          "!=",
+    ">",       ">=",       "<",        "<="};
 
 bool among(std::string_view name, Names names) {
   return std::find(names.begin(), names.end(), name) != names.end();
@@ -263,7 +265,8 @@ class Parser {
       const Position at = now().at;
       auto symbol = take().text;
       TRY_ASSIGN(auto right, (this->*operand)());
-      TRY_ASSIGN(left, node_of(Type::Binary, at, std::move(symbol), std::move(left), std::move(right)));
+      TRY_ASSIGN(left,
+                 node_of(Type::Binary, at, std::move(symbol), std::move(left), std::move(right)));
     }
     return left;
   }
@@ -397,8 +400,7 @@ class Parser {
   };
   bool ends_tuple(const TupleOptions& options) const {
     return now().is(Token::Type::OutputEnd) || now().is(Token::Type::BlockEnd) ||
-           now().is_operator(")") ||
-           (!options.end_name.empty() && now().is_name(options.end_name));
+           now().is_operator(")") || (!options.end_name.empty() && now().is_name(options.end_name));
   }
   Result<ExpressionPtr> parse_tuple(TupleOptions options) {
     const Nested nested(*this);
@@ -408,7 +410,8 @@ class Parser {
     while (true) {
       if (!tree->operands.empty()) TRY(expect_operator(","));
       if (ends_tuple(options)) break;
-      TRY_ASSIGN(auto item, options.simple ? parse_simple_target() : parse_expression(options.with_conditional));
+      TRY_ASSIGN(auto item, options.simple ? parse_simple_target()
+                                           : parse_expression(options.with_conditional));
       tree->operands.push_back(std::move(item));
       if (!now().is_operator(",")) break;
       is_tuple = true;
@@ -624,7 +627,8 @@ class Parser {
       TRY(check_unknown(pending, soft));
     }
     if (ends.size() == 0) return body;
-    return error(now().at, fmt::format("expected '{}', found the end of the template", *ends.begin()));
+    return error(now().at,
+                 fmt::format("expected '{}', found the end of the template", *ends.begin()));
   }
 
   Result<Statement> parse_output() {
@@ -695,7 +699,8 @@ class Parser {
   Result<Statement> parse_for(Statement statement) {
     statement.type = Statement::Type::For;
     TRY_ASSIGN(auto target, parse_target("in"));
-    if (!skip_name("in")) return error(now().at, fmt::format("expected 'in', found {}", describe(now())));
+    if (!skip_name("in"))
+      return error(now().at, fmt::format("expected 'in', found {}", describe(now())));
     TRY_ASSIGN(auto over, parse_tuple({.with_conditional = false, .end_name = "recursive"}));
     const InScope scope(*this);
     note_target(*target);
@@ -877,7 +882,8 @@ class Parser {
 
 Result<ParsedTemplate> parse_template(std::string_view source) {
   if (source.size() > kMaxTemplateBytes)
-    return unsupported(fmt::format("a template of {} bytes (at most {})", source.size(), kMaxTemplateBytes));
+    return unsupported(
+        fmt::format("a template of {} bytes (at most {})", source.size(), kMaxTemplateBytes));
   if (!is_utf8(source)) return fail(ErrorCode::Corrupt, "the template is not UTF-8");
   TRY_ASSIGN(auto tokens, tokenize(source));
   return Parser(std::move(tokens)).run();

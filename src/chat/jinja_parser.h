@@ -8,7 +8,7 @@
 namespace plumb::jinja {
 
 constexpr size_t kMaxTemplateBytes = 1 << 20;  // the longest known one has 40 KB
-constexpr uint32_t kMaxNesting = 200;  // of blocks and of brackets, which count three each
+constexpr uint32_t kMaxNesting = 200;          // of blocks and of brackets, which count three each
 constexpr uint32_t kMaxTreeDepth = 256;        // of an expression; a chain of 100 additions is one
 
 // A name that a scope sets behind an inner scope that reads it. For a name that the caller gives,

@@ -197,10 +197,8 @@ bool Dict::set(const Value& key, Value value) {
   depth = std::max({depth, value.depth() + 1, key.depth() + 1});
   weight = add_weight(weight, add_weight(key.weight(), value.weight()));
   const auto [place, added] = index.try_emplace(*name, entries.size());
-  if (added)
-    entries.emplace_back(key, std::move(value));
-  else
-    entries[place->second].second = std::move(value);
+  if (added) entries.emplace_back(key, std::move(value));
+  else entries[place->second].second = std::move(value);
   return true;
 }
 
@@ -315,7 +313,8 @@ std::string repr_of_float(double value) {
   if (std::isnan(value)) return "nan";
   if (std::isinf(value)) return value < 0 ? "-inf" : "inf";
   char buffer[64];
-  const auto end = std::to_chars(buffer, std::end(buffer), value, std::chars_format::scientific).ptr;
+  const auto end =
+      std::to_chars(buffer, std::end(buffer), value, std::chars_format::scientific).ptr;
   const std::string_view text(buffer, static_cast<size_t>(end - buffer));
   const size_t e = text.find('e');
   int exponent = 0;
@@ -324,8 +323,8 @@ std::string repr_of_float(double value) {
   // Python writes an exponent below 1e-4 and from 1e16 on, and at least one digit after the point.
   if (exponent < -4 || exponent >= 16) return std::string(text);
   std::string fixed(64 + 32, '\0');
-  const auto fixed_end = std::to_chars(fixed.data(), fixed.data() + fixed.size(), value,
-                                       std::chars_format::fixed).ptr;
+  const auto fixed_end =
+      std::to_chars(fixed.data(), fixed.data() + fixed.size(), value, std::chars_format::fixed).ptr;
   fixed.resize(static_cast<size_t>(fixed_end - fixed.data()));
   if (fixed.find('.') == std::string::npos) fixed += ".0";
   return fixed;

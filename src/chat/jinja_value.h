@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Values of a template: Python's types as far as templates see them. Nothing can be changed after it
-// is made (as in the immutable sandbox of transformers), except the attributes of a namespace.
+// Values of a template: Python's types as far as templates see them. Nothing can be changed after
+// it is made (as in the immutable sandbox of transformers), except the attributes of a namespace.
 #pragma once
 #include <cstdint>
 #include <map>
@@ -69,7 +69,7 @@ class Value {
   bool is(Kind kind) const { return kind_ == kind; }
   bool is_number() const { return is(Kind::Bool) || is(Kind::Int) || is(Kind::Float); }
   bool is_integral() const { return is(Kind::Bool) || is(Kind::Int); }
-  bool is_sequence() const;  // any that `items` may be asked of
+  bool is_sequence() const;                   // any that `items` may be asked of
   bool is_markup() const { return markup_; }  // a string that the filter safe or escape made
   bool as_bool() const { return integer_ != 0; }
   int64_t as_integer() const { return integer_; }

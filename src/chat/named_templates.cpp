@@ -184,9 +184,9 @@ std::string plain(std::string_view name) {
 }  // namespace
 
 std::string_view named_chat_template_source(std::string_view name) {
-  const auto* found = std::find_if(std::begin(kNamed), std::end(kNamed), [&](const NamedTemplate& row) {
-    return plain(row.name) == plain(name);
-  });
+  const auto* found =
+      std::find_if(std::begin(kNamed), std::end(kNamed),
+                   [&](const NamedTemplate& row) { return plain(row.name) == plain(name); });
   return found == std::end(kNamed) ? std::string_view() : found->source;
 }
 

@@ -32,6 +32,7 @@ int main(int argc, char** argv) {
   add_inspect(program, chosen);
   add_run(program, chosen);
   add_score(program, chosen);
+  add_tokenize(program, chosen);
   add_trace(program, chosen);
   add_compare(program, chosen);
   add_audit(program, chosen);

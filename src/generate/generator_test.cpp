@@ -43,6 +43,7 @@ Tokenizer letters() {
   vocabulary.types.assign(vocabulary.tokens.size(), 1);
   vocabulary.types.back() = static_cast<int32_t>(TokenType::Control);
   vocabulary.eos = 28;
+  vocabulary.merges = {"a b"};
   return Tokenizer::create(std::move(vocabulary)).value();
 }
 

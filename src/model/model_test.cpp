@@ -407,7 +407,8 @@ TEST_F(ModelTest, TheTokenizerFitsTheVocabulary) {
     return TinyModel()
         .set("tokenizer.ggml.model", str("gpt2"))
         .set("tokenizer.ggml.pre", str("smollm"))
-        .set("tokenizer.ggml.tokens", strs(tokens));
+        .set("tokenizer.ggml.tokens", strs(tokens))
+        .set("tokenizer.ggml.merges", strs({"a b"}));
   };
   const auto model = load(with_tokens(kVocabulary));
   ASSERT_TRUE(model.has_value()) << model.error().message;

@@ -109,8 +109,8 @@ struct Step {
   WeightPtr bias =
       {};              // MatMul: added to the product, where that has no step of its own; LayerNorm
   double epsilon = 0;  // norms
-  size_t group = 0;    // norms: so many neighbours are normed together; the weight has as many
-                       // values, or as many as the row
+  size_t group = 0;  // norms: so many neighbours (0: the whole row) are normed together; the weight
+                     // has as many values, or as many as the row
   bool use_gamma = true;  // norms; false is a fault
   double factor = 1;      // Scale; the cap of SoftCap
   size_t head_dim = 0;    // Rope
@@ -120,6 +120,9 @@ struct Step {
   std::optional<ValueEdit> edit = {};  // a fault of one value
   double gain = 1;  // other than 1: a fault, or noise of one ulp; the result is multiplied by it
 };
+
+// How many neighbours a norm takes together.
+inline size_t norm_group(const Step& step) { return step.group == 0 ? step.width : step.group; }
 
 struct Plan {
   std::vector<Step> steps;

@@ -119,7 +119,7 @@ std::map<std::string, std::string> aspects_of(const Plan& plan, const Step& step
   aspects["inputs"] = fmt::format("{}", fmt::join(inputs, ", "));
   if (is_norm(step.op)) {
     aspects["norm.epsilon"] = number(step.epsilon);
-    aspects["norm.group"] = fmt::format("{}", step.group);
+    aspects["norm.group"] = fmt::format("{}", norm_group(step));
   }
   if (step.op == Op::Scale || step.op == Op::SoftCap) aspects["factor"] = number(step.factor);
   if (step.op == Op::Rope) {

@@ -70,12 +70,12 @@ struct Group {
 };
 
 Group group_of(const Job& job, size_t first) {
-  const auto n = static_cast<double>(job.step.group);
+  const auto n = static_cast<double>(norm_group(job.step));
   const double* x = job.inputs[0].value.data() + first;
   const double u = job.u.accumulate;
   Group g;
   double squares = 0;
-  for (size_t i = 0; i < job.step.group; ++i) {
+  for (size_t i = 0; i < norm_group(job.step); ++i) {
     g.mean += x[i] / n;
     squares += x[i] * x[i];
     g.moved_mean += job.in_bound(0, first + i) / n;
@@ -83,7 +83,7 @@ Group group_of(const Job& job, size_t first) {
   if (job.step.op == Op::LayerNorm) g.mean_error = sum_bound(n, squares, n * g.mean, u) / n;
   else g.mean = g.moved_mean = 0;
   double variance = 0;
-  for (size_t i = 0; i < job.step.group; ++i) {
+  for (size_t i = 0; i < norm_group(job.step); ++i) {
     variance += (x[i] - g.mean) * (x[i] - g.mean) / n;
     g.moved += std::fabs(x[i] - g.mean) * job.in_bound(0, first + i) / n;
   }
@@ -97,7 +97,7 @@ Group group_of(const Job& job, size_t first) {
 }
 
 void bound_norm(const Job& job) {
-  const size_t n = job.step.group;
+  const size_t n = norm_group(job.step);
   const auto gamma = job.step.weight ? job.step.weight->values() : std::vector<float>();
   const auto beta = job.step.bias ? job.step.bias->values() : std::vector<float>();
   const auto value = [&](const std::vector<float>& of, size_t column) {

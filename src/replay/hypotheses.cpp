@@ -15,7 +15,7 @@ namespace {
 // somebody would type.
 std::vector<double> fit_epsilons(const Replayer& replayer, const ReplayedStep& wrong) {
   const auto& step = replayer.plan().steps[wrong.check.step];
-  if (step.op != Op::RmsNorm || step.group != step.width) return {};
+  if (step.op != Op::RmsNorm || norm_group(step) != step.width) return {};
   const auto* input = replayer.trace().find(replayer.plan().steps[step.inputs[0]].name);
   if (input == nullptr) return {};
   std::vector<double> x(wrong.width);

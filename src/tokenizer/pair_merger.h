@@ -25,7 +25,7 @@ class PairTable {
   // False: the pair is there already.
   bool add(Symbol left, Symbol right, Merge merge);
   const Merge* find(Symbol left, Symbol right) const {
-    if (slots_.empty()) return nullptr;
+    if (slots_.empty() || left < 0 || right < 0) return nullptr;
     const uint64_t key = key_of(left, right);
     for (size_t at = hash(key) & mask_;; at = (at + 1) & mask_) {
       if (slots_[at].key == key) return &slots_[at].merge;

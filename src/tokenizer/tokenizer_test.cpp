@@ -257,11 +257,11 @@ void expect_error(const Vocabulary& vocabulary, ErrorCode code, std::string_view
 
 TEST(TokenizerCreate, NamesWhatIsNotSupported) {
   Vocabulary vocabulary = small_vocabulary();
-  vocabulary.model = "llama";
-  expect_error(vocabulary, ErrorCode::Unsupported, "\"llama\"");
+  vocabulary.model = "bert";
+  expect_error(vocabulary, ErrorCode::Unsupported, "bert");
   vocabulary = small_vocabulary();
-  vocabulary.pre = "qwen2";
-  expect_error(vocabulary, ErrorCode::Unsupported, "\"qwen2\"");
+  vocabulary.pre = "unheard-of";
+  expect_error(vocabulary, ErrorCode::Unsupported, "unheard-of");
 }
 
 TEST(TokenizerCreate, RefusesBadMerges) {
@@ -272,7 +272,7 @@ TEST(TokenizerCreate, RefusesBadMerges) {
   }
   Vocabulary vocabulary = small_vocabulary();
   vocabulary.merges.push_back("a b");
-  expect_error(vocabulary, ErrorCode::Corrupt, "merges 1 and 9 are both \"a b\"");
+  expect_error(vocabulary, ErrorCode::Corrupt, "merge 9 is \"a b\"");
 }
 
 TEST(TokenizerCreate, RefusesContradictions) {

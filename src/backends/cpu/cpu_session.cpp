@@ -214,6 +214,7 @@ class CpuSession : public Session {
 
   void norm(size_t i) {
     const auto& step = plan_.steps[i];
+    const size_t group = norm_group(step);
     const auto epsilon = static_cast<float>(step.epsilon);
     const float* x = input(i, 0);
     float* out = values(i);
@@ -223,19 +224,19 @@ class CpuSession : public Session {
     const float* gamma = step.use_gamma ? vector(step.weight) : nullptr;
     const float* beta = vector(step.bias);
     // Either one weight for all groups, or each group has its own.
-    const bool own_gamma = step.weight && step.weight->count() != step.group;
-    const bool own_beta = step.bias && step.bias->count() != step.group;
+    const bool own_gamma = step.weight && step.weight->count() != group;
+    const bool own_beta = step.bias && step.bias->count() != group;
     if (gamma == nullptr && step.op == Op::RmsNorm) {
-      if (ones_.size() < step.group) ones_.assign(step.group, 1.0F);
+      if (ones_.size() < group) ones_.assign(group, 1.0F);
       gamma = ones_.data();
     }
     each_row(rows_of(i), [&](size_t r) {
-      for (size_t first = 0; first < step.width; first += step.group) {
+      for (size_t first = 0; first < step.width; first += group) {
         const size_t at = r * step.width + first;
         const float* g = gamma == nullptr || !own_gamma || !step.use_gamma ? gamma : gamma + first;
         const float* b = beta == nullptr || !own_beta ? beta : beta + first;
-        if (step.op == Op::RmsNorm) kernels_.rmsnorm(out + at, x + at, g, step.group, epsilon);
-        else kernels_.layernorm(out + at, x + at, g, b, step.group, epsilon);
+        if (step.op == Op::RmsNorm) kernels_.rmsnorm(out + at, x + at, g, group, epsilon);
+        else kernels_.layernorm(out + at, x + at, g, b, group, epsilon);
       }
     });
   }
@@ -634,7 +635,7 @@ class CpuSession : public Session {
     x = static_cast<float>(static_cast<double>(x) * step.edit->multiply + step.edit->add);
   }
 
-  const Kernels& kernels_;
+  const Kernels kernels_;
   const Model& model_;
   const Plan& plan_;
   size_t capacity_;

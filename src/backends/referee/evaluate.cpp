@@ -56,7 +56,7 @@ double norm_value(const std::vector<float>& values, size_t group, size_t at) {
 
 void norm(const Job& job) {
   const size_t width = job.step.width;
-  const size_t n = job.step.group;
+  const size_t n = norm_group(job.step);
   const bool centred = job.step.op == Op::LayerNorm;
   const auto gamma = job.step.weight ? job.step.weight->values() : std::vector<float>();
   const auto beta = job.step.bias ? job.step.bias->values() : std::vector<float>();
