@@ -119,13 +119,8 @@ Result<void> take_text(InputOptions& input) {
 Result<ChatTemplate> choose_template(const RunOptions& options, const Model& model) {
   const auto& choice = options.chat_template;
   if (choice.empty()) {
-    auto source = find_chat_template(*model.file);
-    if (!source)
-      return std::unexpected(
-          Error{source.error().code,
-                fmt::format("{}; give one with --chat-template: a file, or one of {}",
-                            source.error().message, named_chat_template_list())});
-    return ChatTemplate::parse(std::move(*source));
+    TRY_ASSIGN(auto source, find_chat_template(*model.file));
+    return ChatTemplate::parse(std::move(source));
   }
   if (auto named = named_chat_template(choice)) return named;
   std::error_code error;

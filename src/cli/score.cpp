@@ -212,8 +212,9 @@ std::string percent(const Estimate& share, int decimals) {
 
 void print_divergence(const Divergence& d, bool with_tokens) {
   if (with_tokens) fmt::print("B / A       {:.6f} ± {:.6f}\n", d.ratio().value, d.ratio().error);
-  fmt::print("KL(A ‖ B)   mean {:.6f} ± {:.6f}\n", d.kl().value, d.kl().error);
-  fmt::print("            median {:.6f}, 90 % {:.6f}, 95 % {:.6f}, 99 % {:.6f}, max {:.6f}\n",
+  // Significant digits: how small a divergence is matters as much as how large.
+  fmt::print("KL(A ‖ B)   mean {:.4g} ± {:.2g}\n", d.kl().value, d.kl().error);
+  fmt::print("            median {:.4g}, 90 % {:.4g}, 95 % {:.4g}, 99 % {:.4g}, max {:.4g}\n",
              d.kl_quantile(0.5), d.kl_quantile(0.9), d.kl_quantile(0.95), d.kl_quantile(0.99),
              d.kl_quantile(1));
   fmt::print("best token  the same in {}\n", percent(d.same_top(), 2));
@@ -227,17 +228,16 @@ void print_divergence(const Divergence& d, bool with_tokens) {
 
 void print_text(const Report& report) {
   const auto& score = report.score;
-  const auto line = [](const std::string& what, const Estimate& value) {
-    fmt::print("{:<11} {:.4f} ± {:.4f}\n", what, value.value, value.error);
+  const auto text = [](const Estimate& e) {
+    return fmt::format("{:.4f} ± {:.4f}", e.value, e.error);
   };
   if (report.b == nullptr) {
-    line("perplexity", perplexity(score.nll));
+    fmt::print("perplexity  {}\n", text(perplexity(score.nll)));
   } else {
     fmt::print("A           {}\nB           {}\n", report.a.path, report.b->path);
-    if (report.with_tokens()) {
-      line("perplexity", perplexity(score.nll));
-      line("       of B", score.divergence->perplexity_b());
-    }
+    if (report.with_tokens())
+      fmt::print("perplexity  A {}, B {}\n", text(perplexity(score.nll)),
+                 text(score.divergence->perplexity_b()));
     print_divergence(*score.divergence, report.with_tokens());
   }
   const size_t positions = report.b == nullptr ? score.nll.count() : score.divergence->count();

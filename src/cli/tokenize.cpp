@@ -89,15 +89,14 @@ std::string_view type_name(TokenType type) {
 
 // A piece for a terminal: valid UTF-8 stays, control characters and odd bytes are escaped.
 std::string quoted(const std::string& bytes) {
-  const auto text = ordered_json(bytes).dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+  const auto text =
+      ordered_json(bytes).dump(-1, ' ', false, ordered_json::error_handler_t::replace);
   const bool valid = text.find("\xEF\xBF\xBD") == std::string::npos ||
                      bytes.find("\xEF\xBF\xBD") != std::string::npos;
   return valid ? text : fmt::format("\"{}\"", printable(bytes));
 }
 
-std::string joined(const std::vector<Token>& ids) {
-  return fmt::format("{}", fmt::join(ids, ","));
-}
+std::string joined(const std::vector<Token>& ids) { return fmt::format("{}", fmt::join(ids, ",")); }
 
 void print_table(const Tokenizer& tokenizer, const std::vector<Token>& ids) {
   fmt::print("{}\n", tokenizer.description());
@@ -231,8 +230,7 @@ Result<int> tokenize_lines(const TokenizeOptions& options, const Tokenizer& toke
     const auto line = ordered_json::parse(text.substr(at, end - at), nullptr, false);
     ++number;
     if (!line.is_string())
-      return fail(ErrorCode::Usage,
-                  fmt::format("--lines: line {} is not a JSON string", number));
+      return fail(ErrorCode::Usage, fmt::format("--lines: line {} is not a JSON string", number));
     TRY_ASSIGN(const auto ids, tokenizer.encode(line.get<std::string>(), !options.no_special,
                                                 options.parse_special));
     if (options.ids) {
@@ -250,9 +248,10 @@ Result<int> decode_ids(const TokenizeOptions& options, const Tokenizer& tokenize
   TRY_ASSIGN(const auto ids, parse_decode_ids(options.decode));
   for (const Token id : ids)
     if (id < 0 || static_cast<size_t>(id) >= tokenizer.size())
-      return fail(ErrorCode::Usage, fmt::format("--decode: there is no token {}, the vocabulary has "
-                                                "{} (0 to {})",
-                                                id, tokenizer.size(), tokenizer.size() - 1));
+      return fail(ErrorCode::Usage,
+                  fmt::format("--decode: there is no token {}, the vocabulary has "
+                              "{} (0 to {})",
+                              id, tokenizer.size(), tokenizer.size() - 1));
   const auto text = tokenizer.decode(ids);
   if (options.json) {
     print_json({{"plumb", "tokenize"},
@@ -275,8 +274,7 @@ Result<int> tokenize(const TokenizeOptions& options) {
   if (options.has_decode) return decode_ids(options, tokenizer);
   if (options.lines) return tokenize_lines(options, tokenizer);
   TRY_ASSIGN(const auto text, input_text(options));
-  TRY_ASSIGN(const auto ids,
-             tokenizer.encode(text, !options.no_special, options.parse_special));
+  TRY_ASSIGN(const auto ids, tokenizer.encode(text, !options.no_special, options.parse_special));
   if (options.json) {
     print_json({{"plumb", "tokenize"},
                 {"version", 1},

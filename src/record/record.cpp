@@ -113,10 +113,10 @@ Result<std::vector<std::vector<float>>> record(const RunSetup& setup, std::span<
                                                size_t prompt, TraceWriter& writer) {
   CHECK(prompt > 0 && prompt <= tokens.size());
   TRY(check_context(setup.model, prompt, tokens.size() - prompt));
-  TRY_ASSIGN(auto session,
-             setup.backend.open(setup.model, setup.plan,
-                                {.capacity = tokens.size(), .kv_cache = setup.kv_cache},
-                                setup.threads));
+  TRY_ASSIGN(
+      auto session,
+      setup.backend.open(setup.model, setup.plan,
+                         {.capacity = tokens.size(), .kv_cache = setup.kv_cache}, setup.threads));
   WritingObserver observer(writer, setup.plan);
   std::vector<std::vector<float>> logits;
   TRY_ASSIGN(auto first, session->forward(tokens.first(prompt), Outputs::AllPositions, &observer));
@@ -144,10 +144,10 @@ Result<void> check_unchanged(const PlainRun& plain,
 
 Result<std::vector<float>> run_logits(const RunSetup& setup, std::span<const Token> tokens,
                                       size_t prompt, size_t part) {
-  TRY_ASSIGN(auto session,
-             setup.backend.open(setup.model, setup.plan,
-                                {.capacity = tokens.size(), .kv_cache = setup.kv_cache},
-                                setup.threads));
+  TRY_ASSIGN(
+      auto session,
+      setup.backend.open(setup.model, setup.plan,
+                         {.capacity = tokens.size(), .kv_cache = setup.kv_cache}, setup.threads));
   std::vector<float> logits;
   size_t at = 0;
   while (at < tokens.size()) {

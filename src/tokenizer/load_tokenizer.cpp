@@ -19,9 +19,9 @@ namespace values = tokenizer_metadata;
 
 Result<void> read_ids(const Metadata& metadata, const std::string& prefix, Vocabulary& out) {
   const std::pair<const char*, std::optional<Token>*> keys[] = {
-      {"bos_token_id", &out.bos},         {"eos_token_id", &out.eos}, {"eot_token_id", &out.eot},
-      {"eom_token_id", &out.eom},         {"unknown_token_id", &out.unknown},
-      {"padding_token_id", &out.padding}};
+      {"bos_token_id", &out.bos},         {"eos_token_id", &out.eos},
+      {"eot_token_id", &out.eot},         {"eom_token_id", &out.eom},
+      {"unknown_token_id", &out.unknown}, {"padding_token_id", &out.padding}};
   for (const auto& [key, target] : keys) {
     TRY_ASSIGN(*target, values::id(metadata, prefix + key));
   }
@@ -221,8 +221,8 @@ Result<void> append_added(const ModelFile& file, Vocabulary& vocabulary) {
     TRY_ASSIGN(const auto special, values::flag(file.metadata, key));
     vocabulary.tokens.push_back(text);
     vocabulary.scores.push_back(-1e6F);
-    vocabulary.types.push_back(static_cast<int32_t>(
-        special.value_or(true) ? TokenType::Control : TokenType::UserDefined));
+    vocabulary.types.push_back(
+        static_cast<int32_t>(special.value_or(true) ? TokenType::Control : TokenType::UserDefined));
   }
   return {};
 }
@@ -278,10 +278,8 @@ Result<json> assemble_json(const ModelFile& file) {
     if (!line.empty() && !line.starts_with("#version")) merges.push_back(std::move(line));
   }
   json out;
-  out["model"] = {
-      {"type", "BPE"}, {"vocab", std::move(vocabulary)}, {"merges", std::move(merges)}};
-  json byte_level = {
-      {"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", !qwen}};
+  out["model"] = {{"type", "BPE"}, {"vocab", std::move(vocabulary)}, {"merges", std::move(merges)}};
+  json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", !qwen}};
   if (qwen) {
     const json split = {
         {"type", "Split"},
@@ -290,7 +288,8 @@ Result<json> assemble_json(const ModelFile& file) {
            R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"}}},
         {"behavior", "Isolated"}};
     out["normalizer"] = {{"type", "NFC"}};
-    out["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", json::array({split, byte_level})}};
+    out["pre_tokenizer"] = {{"type", "Sequence"},
+                            {"pretokenizers", json::array({split, byte_level})}};
   } else {
     out["pre_tokenizer"] = byte_level;
   }
@@ -311,8 +310,7 @@ Result<json> added_tokens_of(const Metadata& metadata) {
       return fail(ErrorCode::Corrupt, fmt::format("'{}' names no token", at->first));
     json token = {{"id", std::stoi(id)}, {"content", *text}};
     for (const char* name : {"special", "lstrip", "rstrip", "single_word", "normalized"}) {
-      TRY_ASSIGN(const auto flag,
-                 values::flag(metadata, fmt::format("{}{}.{}", prefix, id, name)));
+      TRY_ASSIGN(const auto flag, values::flag(metadata, fmt::format("{}{}.{}", prefix, id, name)));
       if (flag) token[name] = *flag;
     }
     added.push_back(std::move(token));
@@ -324,8 +322,8 @@ Result<Tokenizer> load_vocab_json(const ModelFile& file) {
   TRY_ASSIGN(json assembled, assemble_json(file));
   TRY_ASSIGN(assembled["added_tokens"], added_tokens_of(file.metadata));
   TRY_ASSIGN(auto rules, read_tokenizer_json(assembled));
-  rules.description = fmt::format("byte-level BPE, {} tokens, from vocab.json and merges.txt",
-                                  rules.tokens.size());
+  rules.description =
+      fmt::format("byte-level BPE, {} tokens, from vocab.json and merges.txt", rules.tokens.size());
   return finish(file, std::move(rules));
 }
 

@@ -16,10 +16,10 @@ struct NormalizerStep {
   enum class Kind : uint8_t { Nfc, Nfd, Nfkc, Nfkd, Prepend, Replace, ReplaceRegex, Strip };
   Kind kind = Kind::Nfc;
   std::string pattern = {}, content = {};  // Replace: pattern by content; Prepend: content
-  std::vector<RegexPattern> regex = {};  // ReplaceRegex: one
-  bool only_at_start = false;       // Prepend: at the start of the whole text only
-  bool unless_there = false;        // Prepend: not if the text begins with it
-  bool left = false, right = false;  // Strip
+  std::vector<RegexPattern> regex = {};    // ReplaceRegex: one
+  bool only_at_start = false;              // Prepend: at the start of the whole text only
+  bool unless_there = false;               // Prepend: not if the text begins with it
+  bool left = false, right = false;        // Strip
 };
 
 // Rewrites a stretch of text before it is cut into pieces.

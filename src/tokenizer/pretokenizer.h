@@ -53,8 +53,8 @@ class PreTokenizer {
 
 // What llama.cpp ties to the name of a pre-tokenizer, besides its patterns.
 struct PreTokenizerTraits {
-  bool ignore_merges = false;  // a piece that is a token is that token
-  bool add_bos = false;        // unless the file says otherwise
+  bool ignore_merges = false;   // a piece that is a token is that token
+  bool add_bos = false;         // unless the file says otherwise
   bool spaces_as_2581 = false;  // characters instead of bytes; U+2581 for spaces
 };
 // Nothing for an unknown name.

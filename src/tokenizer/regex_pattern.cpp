@@ -102,8 +102,8 @@ Result<pcre2_code*> compile(std::string_view regex, std::string_view shown) {
   pcre2_code* code =
       pcre2_compile(points.data(), points.size(), PCRE2_UTF | PCRE2_UCP, &error, &at, nullptr);
   if (code == nullptr)
-    return refuse(shown, fmt::format("cannot be compiled: {} at character {}", pcre2_message(error),
-                                     at));
+    return refuse(shown,
+                  fmt::format("cannot be compiled: {} at character {}", pcre2_message(error), at));
   // Where PCRE2 has no JIT, matching goes on without it, with the same answers.
   pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);
   return code;
@@ -158,8 +158,8 @@ Result<void> RegexPattern::match(PointSpan text, std::vector<Match>& matches) co
   }
   for (size_t done = 0; done <= text.size;) {
     // Surrogates pass with NO_UTF_CHECK: each point is looked up on its own.
-    const int rc = pcre2_match(code, points, text.size, done, PCRE2_NO_UTF_CHECK, data.get(),
-                               context.get());
+    const int rc =
+        pcre2_match(code, points, text.size, done, PCRE2_NO_UTF_CHECK, data.get(), context.get());
     if (rc == PCRE2_ERROR_NOMATCH) break;
     if (rc < 0)
       return fail(ErrorCode::Unsupported,

@@ -20,8 +20,8 @@ struct Field {
 };
 
 std::unexpected<Error> corrupt(std::string_view what) {
-  return fail(ErrorCode::Corrupt, fmt::format("tokenizer.model is no SentencePiece model: {}",
-                                              what));
+  return fail(ErrorCode::Corrupt,
+              fmt::format("tokenizer.model is no SentencePiece model: {}", what));
 }
 
 // Reads one message, field by field.
@@ -164,8 +164,8 @@ Result<void> read_normalizer(std::string_view bytes, Vocabulary& out) {
   }
   if (!characters.empty() || remove_spaces)
     return fail(ErrorCode::Unsupported,
-                fmt::format("tokenizer.model's normalizer '{}' {}, which is not supported",
-                            name, characters.empty() ? "removes spaces" : "rewrites characters"));
+                fmt::format("tokenizer.model's normalizer '{}' {}, which is not supported", name,
+                            characters.empty() ? "removes spaces" : "rewrites characters"));
   return {};
 }
 

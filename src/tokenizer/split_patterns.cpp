@@ -94,8 +94,7 @@ size_t other_piece(const SplitPattern& pattern, PointSpan text, size_t at) {
 }
 
 size_t word_piece(const SplitPattern& pattern, PointSpan text, size_t at) {
-  const uint8_t letters =
-      static_cast<uint8_t>(trait::kLetter | (pattern.marks ? trait::kMark : 0));
+  const uint8_t letters = static_cast<uint8_t>(trait::kLetter | (pattern.marks ? trait::kMark : 0));
   if (const size_t end = contraction(text, at, pattern.contractions); end > at) return end;
   if ((text.traits[at] & letters) != 0) return run_with(text, at, letters);
   if (leads_word(text, at) && at + 1 < text.size && (text.traits[at + 1] & letters) != 0)
@@ -194,10 +193,8 @@ void split_lines(PointSpan text, size_t base, Ends& ends) {
 constexpr uint32_t kNoLimit = UINT32_MAX;
 constexpr SplitPattern kGpt2 = {.family = Family::Gpt2, .contractions = Contractions::LowerCase};
 constexpr SplitPattern words(Contractions contractions, uint32_t digits, bool marks = false) {
-  return {.family = Family::Words,
-          .contractions = contractions,
-          .max_digits = digits,
-          .marks = marks};
+  return {
+      .family = Family::Words, .contractions = contractions, .max_digits = digits, .marks = marks};
 }
 constexpr SplitPattern cased(Contractions contractions, uint32_t digits, bool ascii) {
   return {.family = Family::CasedWords,
@@ -214,7 +211,8 @@ constexpr NamedPattern kPatterns[] = {
     {PLUMB_ASCII_CASE "|" PLUMB_WORD R"(|\p{N}{1,3}|)" PLUMB_REST, words(Contractions::Ascii, 3)},
     {PLUMB_ANY_CASE "|" PLUMB_WORD R"(|\p{N}|)" PLUMB_REST, words(Contractions::Unicode, 1)},
     {PLUMB_ASCII_CASE "|" PLUMB_WORD R"(|\p{N}|)" PLUMB_REST, words(Contractions::Ascii, 1)},
-    {PLUMB_ANY_CASE "|" PLUMB_WORD R"(|\p{N}+|)" PLUMB_REST, words(Contractions::Unicode, kNoLimit)},
+    {PLUMB_ANY_CASE "|" PLUMB_WORD R"(|\p{N}+|)" PLUMB_REST,
+     words(Contractions::Unicode, kNoLimit)},
     {PLUMB_WORD R"(|\p{N}|)" PLUMB_REST, words(Contractions::None, 1)},
     {PLUMB_ANY_CASE
      R"(|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)",

@@ -33,13 +33,13 @@ enum class Contractions : uint8_t {
 // One splitting pattern. A piece ends where a match ends; what no match covers is a piece as well.
 struct SplitPattern {
   enum class Family : uint8_t {
-    Gpt2,         // ` ?` before letters, digits and the rest
-    Words,        // any one character before letters, digits in groups, line ends with punctuation
-    CasedWords,   // the same; a capital begins a new word
-    EachNumber,   // \p{N}
-    NumberRuns,   // \p{N}{1,max_digits}, the rest in between
-    NumbersRight, // digits in groups of three, counted from the right
-    Lines,        // [^\n]+|[\n]+
+    Gpt2,          // ` ?` before letters, digits and the rest
+    Words,         // any one character before letters, digits in groups, line ends with punctuation
+    CasedWords,    // the same; a capital begins a new word
+    EachNumber,    // \p{N}
+    NumberRuns,    // \p{N}{1,max_digits}, the rest in between
+    NumbersRight,  // digits in groups of three, counted from the right
+    Lines,         // [^\n]+|[\n]+
   };
   Family family = Family::Gpt2;
   Contractions contractions = Contractions::None;  // before words, or behind CasedWords

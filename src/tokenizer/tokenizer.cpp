@@ -415,8 +415,8 @@ void Tokenizer::add_character(std::string_view piece, uint32_t begin, uint32_t s
     return;
   }
   const bool spelled = rules_.bytes_before_merging && std::ranges::all_of(bytes, [this](char c) {
-    return byte_tokens_[static_cast<uint8_t>(c)] >= 0;
-  });
+                         return byte_tokens_[static_cast<uint8_t>(c)] >= 0;
+                       });
   if (!spelled) {
     work.runs.push_back({-1, begin});
     return;
@@ -457,10 +457,9 @@ Result<void> Tokenizer::emit_bytes(std::string_view bytes, std::string_view piec
     if (!fuse) out.push_back(*rules_.unknown);
     return {};
   }
-  return fail(
-      ErrorCode::Unsupported,
-      fmt::format("the vocabulary has no token for byte 0x{:02x} of \"{}\"",
-                  static_cast<uint8_t>(*missing), printable(piece, 40)));
+  return fail(ErrorCode::Unsupported,
+              fmt::format("the vocabulary has no token for byte 0x{:02x} of \"{}\"",
+                          static_cast<uint8_t>(*missing), printable(piece, 40)));
 }
 
 std::string Tokenizer::piece(Token id) const {

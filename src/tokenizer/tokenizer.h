@@ -97,12 +97,12 @@ class Tokenizer {
 
   TokenizerRules rules_;
   std::vector<std::string> pieces_;
-  std::vector<bool> added_;  // by id
-  std::unordered_map<std::string_view, Token> ids_;   // texts of rules_.tokens
-  std::unordered_map<std::string, Token> whole_;      // pieces in bytes, for ignore_merges
-  std::array<Symbol, 256> byte_symbols_{};            // units of bytes
-  std::array<Token, 256> byte_tokens_{};              // -1: none
-  std::unordered_map<uint64_t, Symbol> characters_;   // units of characters
+  std::vector<bool> added_;                          // by id
+  std::unordered_map<std::string_view, Token> ids_;  // texts of rules_.tokens
+  std::unordered_map<std::string, Token> whole_;     // pieces in bytes, for ignore_merges
+  std::array<Symbol, 256> byte_symbols_{};           // units of bytes
+  std::array<Token, 256> byte_tokens_{};             // -1: none
+  std::unordered_map<uint64_t, Symbol> characters_;  // units of characters
   PairTable pairs_;
   // Characters that some token has in front of U+2581. A text may be cut between any other one and
   // U+2581, since no merge crosses there.

@@ -16,7 +16,7 @@ using nlohmann::json;
 using Units = TokenizerRules::Units;
 using SpacePrefix = TokenizerRules::SpacePrefix;
 
-constexpr int kMostDepth = 16;         // Sequence within Sequence
+constexpr int kMostDepth = 16;            // Sequence within Sequence
 constexpr int64_t kMostTokens = 1 << 26;  // vocabularies in use have at most 2^18
 
 const json kNull;
@@ -49,8 +49,7 @@ std::string shown(std::string_view text) { return printable(text, 60); }
 
 // An id of the file, below kMostTokens so that it can be an index.
 Result<Token> read_id(const json& value, std::string_view what) {
-  if (!value.is_number_integer() || value.get<int64_t>() < 0 ||
-      value.get<int64_t>() >= kMostTokens)
+  if (!value.is_number_integer() || value.get<int64_t>() < 0 || value.get<int64_t>() >= kMostTokens)
     return corrupt(fmt::format("the id of {} is no number from 0 to {}", what, kMostTokens - 1));
   return static_cast<Token>(value.get<int64_t>());
 }
@@ -161,9 +160,10 @@ Result<void> read_added_tokens(const json& tokens, TokenizerRules& rules) {
     if (token.content.empty()) return corrupt("an added token has no content");
     TRY_ASSIGN(token.id, read_id(member(value, "id"), "an added token"));
     if (static_cast<size_t>(token.id) >= most)
-      return corrupt(fmt::format("the added token \"{}\" has the id {}, far outside of the "
-                                 "vocabulary",
-                                 shown(token.content), token.id));
+      return corrupt(
+          fmt::format("the added token \"{}\" has the id {}, far outside of the "
+                      "vocabulary",
+                      shown(token.content), token.id));
     token.special = flag_of(value, "special", false);
     token.lstrip = flag_of(value, "lstrip", false);
     token.rstrip = flag_of(value, "rstrip", false);
@@ -389,8 +389,8 @@ Result<void> read_decoder(const json& step, TokenizerRules& rules, int depth) {
       return unsupported("a decoder 'Replace' of anything but U+2581");
     rules.spaces_as_2581 = true;
   }
-  constexpr std::string_view kKnown[] = {"Metaspace", "Replace", "ByteLevel", "ByteFallback",
-                                         "Fuse",      "Strip"};
+  constexpr std::string_view kKnown[] = {"Metaspace",    "Replace", "ByteLevel",
+                                         "ByteFallback", "Fuse",    "Strip"};
   if (step.is_null() || std::ranges::find(kKnown, type) != std::end(kKnown)) return {};
   return unsupported(fmt::format("the decoder '{}'", shown(type)));
 }

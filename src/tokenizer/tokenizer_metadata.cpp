@@ -78,22 +78,22 @@ Result<std::optional<int32_t>> id(const Metadata& metadata, const std::string& k
 }
 
 Result<std::vector<std::string>> texts(const Metadata& metadata, const std::string& key) {
-  return elements<std::string>(
-      metadata, key, "strings", [](const MetadataValue& value) -> std::optional<std::string> {
-        const auto* found = std::get_if<std::string>(&value);
-        return found == nullptr ? std::nullopt : std::optional(*found);
-      });
+  return elements<std::string>(metadata, key, "strings",
+                               [](const MetadataValue& value) -> std::optional<std::string> {
+                                 const auto* found = std::get_if<std::string>(&value);
+                                 return found == nullptr ? std::nullopt : std::optional(*found);
+                               });
 }
 
 Result<std::vector<int32_t>> integers(const Metadata& metadata, const std::string& key) {
-  return elements<int32_t>(
-      metadata, key, "32-bit integers", [](const MetadataValue& value) -> std::optional<int32_t> {
-        const auto* found = std::get_if<int64_t>(&value);
-        if (found == nullptr || *found < std::numeric_limits<int32_t>::min() ||
-            *found > std::numeric_limits<int32_t>::max())
-          return std::nullopt;
-        return static_cast<int32_t>(*found);
-      });
+  return elements<int32_t>(metadata, key, "32-bit integers",
+                           [](const MetadataValue& value) -> std::optional<int32_t> {
+                             const auto* found = std::get_if<int64_t>(&value);
+                             if (found == nullptr || *found < std::numeric_limits<int32_t>::min() ||
+                                 *found > std::numeric_limits<int32_t>::max())
+                               return std::nullopt;
+                             return static_cast<int32_t>(*found);
+                           });
 }
 
 Result<std::vector<float>> numbers(const Metadata& metadata, const std::string& key) {

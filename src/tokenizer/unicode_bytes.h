@@ -20,7 +20,6 @@ inline constexpr CodePoint kMaxPoint = 0x10FFFF;
 // above U+10FFFF is an error that names its byte, counted from `base`.
 Result<std::vector<CodePoint>> decode_utf8_loosely(std::string_view bytes, size_t base);
 
-
 // The same into `points`, which it replaces. True: the bytes are exactly what append_utf8() writes
 // for the points.
 Result<bool> decode_utf8_loosely(std::string_view bytes, size_t base,

@@ -8,8 +8,36 @@
 namespace plumb {
 
 enum class Category : uint8_t {
-  Lu, Ll, Lt, Lm, Lo, Mn, Mc, Me, Nd, Nl, No, Pc, Pd, Ps, Pe,
-  Pi, Pf, Po, Sm, Sc, Sk, So, Zs, Zl, Zp, Cc, Cf, Cs, Co, Cn
+  Lu,
+  Ll,
+  Lt,
+  Lm,
+  Lo,
+  Mn,
+  Mc,
+  Me,
+  Nd,
+  Nl,
+  No,
+  Pc,
+  Pd,
+  Ps,
+  Pe,
+  Pi,
+  Pf,
+  Po,
+  Sm,
+  Sc,
+  Sk,
+  So,
+  Zs,
+  Zl,
+  Zp,
+  Cc,
+  Cf,
+  Cs,
+  Co,
+  Cn
 };
 
 // Which points are assigned differs between engines: llama.cpp's tables are those of Unicode 15.1,
@@ -23,8 +51,8 @@ inline constexpr uint8_t kNumber = 2;
 inline constexpr uint8_t kMark = 4;
 inline constexpr uint8_t kPunctuation = 8;
 inline constexpr uint8_t kSymbol = 16;
-inline constexpr uint8_t kSpace = 32;  // White_Space, what \s means to Rust, Python and llama.cpp
-inline constexpr uint8_t kUpper = 64;  // Lu, Lt
+inline constexpr uint8_t kSpace = 32;   // White_Space, what \s means to Rust, Python and llama.cpp
+inline constexpr uint8_t kUpper = 64;   // Lu, Lt
 inline constexpr uint8_t kLower = 128;  // Ll
 }  // namespace trait
 

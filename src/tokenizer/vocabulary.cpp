@@ -15,47 +15,21 @@ namespace {
 
 // Model files often name one end token only, while chat models stop at others. These are the
 // names that published vocabularies use.
-constexpr std::string_view kEndTexts[] = {"<|eot_id|>",
-                                          "<|im_end|>",
-                                          "<|end|>",
-                                          "<|return|>",
-                                          "<|call|>",
-                                          "<|flush|>",
-                                          "<|calls|>",
-                                          "<end_of_turn>",
-                                          "<|endoftext|>",
-                                          "</s>",
-                                          "<|eom_id|>",
-                                          "<EOT>",
-                                          "_<EOT>",
-                                          "[EOT]",
-                                          "[EOS]",
-                                          "<|end_of_text|>",
-                                          "<end_of_utterance>",
-                                          "<eos>",
-                                          "<turn|>",
-                                          "<|tool_response>",
-                                          "<｜end▁of▁sentence｜>",
-                                          "[e~[",
-                                          // of filling in the middle
-                                          "<|fim_pad|>",
-                                          "<fim-pad>",
-                                          "<fim_pad>",
-                                          "<PAD>",
-                                          "[PAD]",
-                                          "<|fim_repo|>",
-                                          "<|repo_name|>",
-                                          "<fim-repo>",
-                                          "<REPO>",
-                                          "<reponame>",
-                                          "<|file_sep|>"};
+constexpr std::string_view kEndTexts[] = {
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
+    "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]",
+    "<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>",
+    "<｜end▁of▁sentence｜>", "[e~[",
+    // of filling in the middle
+    "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]", "<|fim_repo|>", "<|repo_name|>",
+    "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>"};
 
 // Texts that llama.cpp takes for control tokens though generation goes on behind them.
 constexpr std::string_view kControlTexts[] = {
-    "<|fim_prefix|>", "<fim-prefix>",    "<fim_prefix>",   "<｜fim▁begin｜>", "<PRE>",
-    "▁<PRE>",         "<|code_prefix|>", "<|prefix|>",     "<|fim_suffix|>",  "<fim-suffix>",
-    "<fim_suffix>",   "<｜fim▁hole｜>",  "<SUF>",          "▁<SUF>",          "<|code_suffix|>",
-    "<|suffix|>",     "<|fim_middle|>",  "<fim-middle>",   "<fim_middle>",    "<｜fim▁end｜>",
+    "<|fim_prefix|>", "<fim-prefix>",    "<fim_prefix>",    "<｜fim▁begin｜>", "<PRE>",
+    "▁<PRE>",         "<|code_prefix|>", "<|prefix|>",      "<|fim_suffix|>",  "<fim-suffix>",
+    "<fim_suffix>",   "<｜fim▁hole｜>",  "<SUF>",           "▁<SUF>",          "<|code_suffix|>",
+    "<|suffix|>",     "<|fim_middle|>",  "<fim-middle>",    "<fim_middle>",    "<｜fim▁end｜>",
     "<MID>",          "▁<MID>",          "<|code_middle|>", "<|middle|>"};
 
 constexpr std::string_view kHarmonyTexts[] = {"<|channel|>", "<|message|>", "<|start|>",
@@ -91,9 +65,8 @@ Result<void> check_lists(const Vocabulary& vocabulary) {
   // Merges may add up to three symbols each, and ids are 32 bits wide.
   constexpr size_t kMostEntries = std::numeric_limits<int32_t>::max() / 8;
   if (count > kMostEntries || vocabulary.merges.size() > kMostEntries)
-    return fail(
-        ErrorCode::Unsupported,
-        fmt::format("{} tokens and {} merges are too many", count, vocabulary.merges.size()));
+    return fail(ErrorCode::Unsupported, fmt::format("{} tokens and {} merges are too many", count,
+                                                    vocabulary.merges.size()));
   if (count == 0) return fail(ErrorCode::Corrupt, "the vocabulary has no tokens");
   if (!vocabulary.types.empty() && vocabulary.types.size() != count)
     return fail(ErrorCode::Corrupt,
@@ -215,8 +188,8 @@ Result<void> set_text_rules(const Vocabulary& vocabulary, TokenizerRules& rules)
   }
   rules.ignore_merges = traits.ignore_merges;
   rules.spaces_as_2581 = traits.spaces_as_2581;
-  rules.units = traits.spaces_as_2581 ? TokenizerRules::Units::Characters
-                                      : TokenizerRules::Units::Bytes;
+  rules.units =
+      traits.spaces_as_2581 ? TokenizerRules::Units::Characters : TokenizerRules::Units::Bytes;
   rules.line_ends_whole = pre == "gemma4";
   rules.by_score = by_score;
   if (by_score && vocabulary.add_space_prefix.value_or(true)) {

@@ -42,7 +42,7 @@ struct Vocabulary {
 struct AddedToken {
   Token id = 0;
   std::string content;
-  bool special = true;  // only where special tokens are looked for
+  bool special = true;                  // only where special tokens are looked for
   bool lstrip = false, rstrip = false;  // takes the spaces on that side along
   bool single_word = false;             // not within a word
   bool normalized = false;              // looked for behind the normalizer
@@ -56,10 +56,10 @@ struct TokenizerRules {
   std::vector<bool> unreachable;  // by merging; empty: none
 
   enum class Units : uint8_t { Bytes, Characters };
-  Units units = Units::Bytes;  // what merging begins with
+  Units units = Units::Bytes;                               // what merging begins with
   std::vector<std::pair<std::string, std::string>> merges;  // best first
-  bool by_score = false;      // merge whatever gives a token, the best score first
-  std::vector<float> scores;  // of each token
+  bool by_score = false;         // merge whatever gives a token, the best score first
+  std::vector<float> scores;     // of each token
   bool ignore_merges = false;    // a piece that is a token is that token
   bool line_ends_whole = false;  // the same for pieces of line ends only
   // Characters: those without a token become byte tokens before merging (tokenizers library); else
@@ -71,8 +71,8 @@ struct TokenizerRules {
 
   std::vector<AddedToken> added;
   bool longest_first = false;  // added tokens: the longest anywhere (llama.cpp), not the leftmost
-  Normalizer normalizer;         // before normalized added tokens are looked for
-  Normalizer word_normalizer;    // behind that
+  Normalizer normalizer;       // before normalized added tokens are looked for
+  Normalizer word_normalizer;  // behind that
   PreTokenizer pre_tokenizer;
 
   bool spaces_as_2581 = false;  // U+2581 in tokens is a space

@@ -547,6 +547,11 @@ TEST_P(KernelsTest, Softcap) {
       GetParam().softcap(out, x, n, cap);
     };
     expect_rounded_once(kernel, [cap](double x) { return cap * std::tanh(x / cap); });
+    for (int i = 0; i < 4000; ++i) {  // both sides of the argument where tanh changes its formula
+      const float x = cap * static_cast<float>(2000 + i) * (0x1p-12F / 4000.0F);
+      const double expected = cap * std::tanh(static_cast<double>(x) / cap);
+      ASSERT_NEAR(value_at(kernel, x), expected, kU * (1 + 0x1p-8) * expected) << x;
+    }
     EXPECT_EQ(value_at(kernel, kInf), cap);
     EXPECT_EQ(value_at(kernel, -kInf), -cap);
     EXPECT_TRUE(std::signbit(value_at(kernel, -0.0F)));
