@@ -2,6 +2,7 @@
 #pragma once
 #include <CLI/CLI.hpp>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -38,8 +39,9 @@ Result<std::string> read_prompt_text(const InputOptions& input);
 
 // The text of a file; "-" is standard input, of which the newline at the end is left out.
 Result<std::string> read_text_file(const std::string& path);
-// --kv: what the cache of keys and values holds.
+// --kv: what the cache of keys and values holds. --candidate-kv: that of the candidate, if another.
 void add_kv_option(CLI::App& app, KvType& type);
+void add_candidate_kv_option(CLI::App& app, std::optional<KvType>& type);
 
 // Writes text to a file, whole or not at all.
 Result<void> write_file(const std::string& path, const std::string& text);

@@ -17,6 +17,8 @@ struct CompareOptions {
   InputOptions input;
   MachineOptions machine;
   std::string candidate_backend, candidate_level;
+  KvType kv = SessionOptions{}.kv_cache;
+  std::optional<KvType> candidate_kv;
   StepChoice steps;
   ReportOptions report;
 };
@@ -31,6 +33,8 @@ struct Source {
   Plan executed;  // with injected faults
   std::string injected;
   std::unique_ptr<Backend> backend;
+  KvType kv_cache = KvType::F32;
+  RunSetup setup(Threads& threads) const { return {*model, executed, *backend, threads, kv_cache}; }
 };
 
 Result<std::shared_ptr<const Model>> load_shared(const std::string& path) {
@@ -53,6 +57,7 @@ Result<Source> open_source(const CompareOptions& options, bool second) {
     if (second && !options.candidate_backend.empty()) machine.backend = options.candidate_backend;
     if (second && !options.candidate_level.empty()) machine.level = options.candidate_level;
     TRY_ASSIGN(source.backend, machine.make_backend());
+    source.kv_cache = second ? options.candidate_kv.value_or(options.kv) : options.kv;
   }
   return source;
 }
@@ -108,22 +113,23 @@ Result<Fed> choose_tokens(const CompareOptions& options, Source& a, Source& b, T
                       first, prompt.size(), other.size()));
     }
   }
-  const RunSetup setup{*a.model, a.executed, *a.backend, threads};
-  TRY_ASSIGN(auto run, run_greedily(setup, prompt, options.input.decode));
+  TRY_ASSIGN(auto run, run_greedily(a.setup(threads), prompt, options.input.decode));
   return Fed{std::move(run.tokens), run.prompt};
 }
 
 Result<void> run_side(const CompareOptions& options, Source& source, const Fed& fed,
                       Threads& threads) {
   if (source.is_trace) return {};
-  const RunSetup setup{*source.model, source.executed, *source.backend, threads};
+  const auto setup = source.setup(threads);
   TRY_ASSIGN(auto layout,
              plan_trace(setup, fed.tokens, fed.prompt, options.steps, source.injected));
   TRY_ASSIGN(auto writer, TraceWriter::to_memory(side_label(source.path), std::move(layout)));
   TRY_ASSIGN(const auto logits, record(setup, fed.tokens, fed.prompt, *writer));
   // The same run without an observer must give the same bits.
-  TRY_ASSIGN(auto session, source.backend->open(*source.model, source.executed,
-                                                {.capacity = fed.tokens.size()}, threads));
+  TRY_ASSIGN(
+      auto session,
+      source.backend->open(*source.model, source.executed,
+                           {.capacity = fed.tokens.size(), .kv_cache = source.kv_cache}, threads));
   PlainRun plain{.tokens = fed.tokens, .prompt = fed.prompt, .logits = {}};
   TRY_ASSIGN(auto first, session->forward(std::span(fed.tokens).first(fed.prompt),
                                           Outputs::LastPosition, nullptr));
@@ -142,8 +148,8 @@ Result<void> run_side(const CompareOptions& options, Source& source, const Fed& 
 Result<NoiseFloor> measure_floor(const Source& source, const Fed& fed, Threads& threads) {
   Plan noisy = source.plan;
   noisy.steps.front().gain = 1 + 0x1p-23;
-  const RunSetup plain{*source.model, source.plan, *source.backend, threads};
-  const RunSetup noise{*source.model, noisy, *source.backend, threads};
+  const RunSetup plain{*source.model, source.plan, *source.backend, threads, source.kv_cache};
+  const RunSetup noise{*source.model, noisy, *source.backend, threads, source.kv_cache};
   TRY_ASSIGN(const auto base, run_logits(plain, fed.tokens, fed.prompt, 0));
   NoiseFloor floor;
   const size_t width = source.model->config.vocabulary;
@@ -199,8 +205,10 @@ void add_compare(CLI::App& program, Command& chosen) {
   auto options = std::make_shared<CompareOptions>();
   auto* app = program.add_subcommand(
       "compare", "Do two runs compute the same model? A and B: a model or a trace each");
-  app->add_option("A", options->baseline, "Baseline: a model (GGUF) or a trace")->required();
-  app->add_option("B", options->candidate, "Candidate: a model (GGUF) or a trace")->required();
+  app->add_option("A", options->baseline,
+                  "Baseline: a model (GGUF, APR, folder with safetensors) or a trace")
+      ->required();
+  app->add_option("B", options->candidate, "Candidate: a model or a trace")->required();
   app->add_option("--model", options->models,
                   "Model file that traces belong to; given twice: of A, then of B")
       ->expected(1, 2);
@@ -209,6 +217,8 @@ void add_compare(CLI::App& program, Command& chosen) {
   app->add_option("--candidate-backend", options->candidate_backend, "Another backend for B")
       ->check(CLI::IsMember({"cpu", "referee"}));
   app->add_option("--candidate-cpu", options->candidate_level, "Another CPU level for B");
+  add_kv_option(*app, options->kv);
+  add_candidate_kv_option(*app, options->candidate_kv);
   app->add_option("--steps", options->steps.patterns,
                   "Steps to record of models, such as 'layer.0.*'");
   app->add_option(

@@ -17,6 +17,9 @@
 namespace plumb::cli {
 namespace {
 
+const std::map<std::string, KvType> kKvTypes = {
+    {"f32", KvType::F32}, {"f16", KvType::F16}, {"q8_0", KvType::Q8_0}};
+
 Result<std::vector<Token>> parse_ids(const std::string& text) {
   std::vector<Token> ids;
   size_t begin = 0;
@@ -96,13 +99,18 @@ void MachineOptions::add_to(CLI::App& app) {
 }
 
 void add_kv_option(CLI::App& app, KvType& type) {
-  const std::map<std::string, KvType> types = {
-      {"f32", KvType::F32}, {"f16", KvType::F16}, {"q8_0", KvType::Q8_0}};
   app.add_option_function<std::string>(
-         "--kv", [types, &type](const std::string& name) { type = types.at(name); },
+         "--kv", [&type](const std::string& name) { type = kKvTypes.at(name); },
          "What the cache of keys and values holds: f32, f16 or q8_0")
-      ->check(CLI::IsMember({"f32", "f16", "q8_0"}))
+      ->check(CLI::IsMember(kKvTypes))
       ->default_str(to_text(type));
+}
+
+void add_candidate_kv_option(CLI::App& app, std::optional<KvType>& type) {
+  app.add_option_function<std::string>(
+         "--candidate-kv", [&type](const std::string& name) { type = kKvTypes.at(name); },
+         "Another cache type for B")
+      ->check(CLI::IsMember(kKvTypes));
 }
 
 size_t MachineOptions::thread_count() const {

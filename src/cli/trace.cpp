@@ -16,6 +16,7 @@ struct TraceOptions {
   StepChoice steps;
   InputOptions input;
   MachineOptions machine;
+  KvType kv = SessionOptions{}.kv_cache;
   bool json = false, list_faults = false;
 };
 
@@ -36,7 +37,7 @@ Result<int> trace(const TraceOptions& options) {
     fmt::print(stderr, "injected    {}\n", what);
     injected += (injected.empty() ? "" : "; ") + text;
   }
-  const RunSetup setup{model, plan, *backend, threads};
+  const RunSetup setup{model, plan, *backend, threads, options.kv};
   // The tokens of a greedy run are known only afterwards: it runs once as users run it, and once
   // more, recorded, with the same tokens. Both must give the same bits.
   TRY_ASSIGN(const auto plain, run_greedily(setup, prompt, options.input.decode));
@@ -68,10 +69,12 @@ Result<int> trace(const TraceOptions& options) {
 void add_trace(CLI::App& program, Command& chosen) {
   auto options = std::make_shared<TraceOptions>();
   auto* app = program.add_subcommand("trace", "Run and record every step");
-  auto* model = app->add_option("MODEL", options->model, "Model file (GGUF)");
+  auto* model = app->add_option("MODEL", options->model,
+                                "Model: a GGUF or APR file, or a folder with safetensors");
   auto* output = app->add_option("-o,--output", options->output, "Trace file to write");
   options->input.add_to(*app, 8);
   options->machine.add_to(*app);
+  add_kv_option(*app, options->kv);
   app->add_option(
       "--steps", options->steps.patterns,
       "Steps to record, such as 'layer.0.*'; all but attn.scores and attn.weights if not given");

@@ -94,6 +94,7 @@ Result<TraceLayout> plan_trace(const RunSetup& setup, std::vector<Token> tokens,
   p.model = {{"name", setup.model.config.name},
              {"architecture", setup.model.config.architecture},
              {"sha256", setup.model.sha256}};
+  p.kv_cache = to_text(setup.kv_cache);
   p.created = now();
   for (const auto& step : setup.plan.steps) {
     // Of all steps: what was not recorded is replayed with those that were.
