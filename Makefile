@@ -15,13 +15,13 @@ demo: build
 build: deps
 	@cmake --preset release > $(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }
 	@echo "Building (about three minutes on two processors the first time)…"
-	@cmake --build --preset release > $(BUILD).log 2>&1 || { tail -40 $(BUILD).log; exit 1; }
+	@cmake --build --preset release --target plumb > $(BUILD).log 2>&1 || { tail -40 $(BUILD).log; exit 1; }
 
 test: deps
-	cmake --preset dev
-	cmake --build --preset dev
-	ctest --preset dev
-	@python3 tools/count_tests.py build/dev
+	cmake --preset release
+	cmake --build --preset release
+	ctest --preset release
+	@python3 tools/count_tests.py $(BUILD)
 
 deps:
 	@mkdir -p build
