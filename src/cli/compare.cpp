@@ -62,11 +62,28 @@ Result<Source> open_source(const CompareOptions& options, bool second) {
   return source;
 }
 
+// What two models are fed where the user says nothing: a text of mixed kinds, or ids spread over
+// the smaller vocabulary where the baseline has no tokenizer.
+Result<std::vector<Token>> prompt_of(const CompareOptions& options, const Source& source,
+                                     const Source& other) {
+  const auto& model = *source.model;
+  const size_t vocabulary = std::min(model.config.vocabulary, other.model->config.vocabulary);
+  if (options.input.given()) return read_tokens(options.input, model);
+  if (model.tokenizer)
+    return model.tokenizer->encode(
+        "The 7 quick brown foxes (all of them) jump over lazy dogs: x = 3.14;", true, true);
+  constexpr size_t kDefaultTokens = 24;
+  std::vector<Token> ids;
+  for (size_t i = 0; i < kDefaultTokens; ++i)
+    ids.push_back(static_cast<Token>((i * 2654435761ULL + (i > 0 ? 1 : 0)) % vocabulary));
+  return ids;
+}
+
 // How many tokens will be fed at most: some scalings of RoPE depend on it.
 Result<size_t> count_tokens(const CompareOptions& options, const Source& a, const Source& b) {
   for (const auto* source : {&a, &b})
     if (source->is_trace) return source->trace->tokens.size();
-  TRY_ASSIGN(const auto prompt, read_tokens(options.input, *a.model));
+  TRY_ASSIGN(const auto prompt, prompt_of(options, a, b));
   return prompt.size() + options.input.decode;
 }
 
@@ -99,9 +116,10 @@ Result<Fed> choose_tokens(const CompareOptions& options, Source& a, Source& b, T
                     "a trace brings its own tokens: leave out -p, --prompt-file and --tokens");
       return Fed{source->trace->tokens, source->trace->prompt};
     }
-  TRY_ASSIGN(const auto prompt, read_tokens(options.input, *a.model));
-  if (!options.input.has_tokens && a.model->sha256 != b.model->sha256) {
-    TRY_ASSIGN(const auto other, read_tokens(options.input, *b.model));
+  TRY_ASSIGN(const auto prompt, prompt_of(options, a, b));
+  if (!options.input.has_tokens && a.model->tokenizer && b.model->tokenizer &&
+      a.model->sha256 != b.model->sha256) {
+    TRY_ASSIGN(const auto other, prompt_of(options, b, a));
     if (other != prompt) {
       size_t first = 0;
       while (first < std::min(other.size(), prompt.size()) && other[first] == prompt[first])

@@ -17,6 +17,7 @@ constexpr double kSigmas = 6;
 const double kUniform =
     1 / std::sqrt(3.0);             // deviation of a rounding error that is uniform in [-u, u]
 constexpr double kTiny = 0x1p-149;  // half the smallest float, twice: results near zero
+constexpr double kUnitFloat = 0x1p-24;
 constexpr size_t kBlock = 32;
 
 double output_rounding(double y, const Units& u) {
@@ -90,6 +91,9 @@ Group group_of(const Job& job, size_t first) {
   const double total = variance + job.step.epsilon;
   g.factor = total > 0 ? 1 / std::sqrt(total) : 0;
   g.factor_error = u * (kSigmas * kUniform * std::sqrt(n / 3) / 2 + 4);
+  // A file may hold epsilon as a float, an engine the decimal number that it stands for: half a
+  // rounding of float apart, which shows where the row is small.
+  if (total > 0) g.factor_error += kUnitFloat / 2 * job.step.epsilon / total;
   // Each x - mean is rounded before it is squared: relative to the variance, by Cauchy-Schwarz.
   if (job.step.op == Op::LayerNorm)
     g.factor_error += g.factor * (u * (std::sqrt(squares / n) + std::fabs(g.mean)) + g.mean_error);
@@ -324,7 +328,11 @@ void bound_element_wise(const Job& job) {
       b = b * std::fabs(job.inputs[1].value[i]) + std::fabs(x) * job.in_bound(1, i) +
           b * job.in_bound(1, i);
     } else if (job.step.op != Op::Bias) {
-      const auto unary = unary_bound(job.step, x, y, job.u.accumulate);
+      // What was declared of accumulators says nothing of exp, erf and tanh: engines have several
+      // formulas for them, in float.
+      const bool function = job.step.op != Op::Scale;
+      const auto unary = unary_bound(
+          job.step, x, y, function ? std::max(job.u.accumulate, kUnitFloat) : job.u.accumulate);
       b = unary.slope * b + unary.own;
     }
     job.bound[i] = b + 2 * job.u.accumulate * y + output_rounding(y, job.u);
