@@ -30,3 +30,32 @@ function(plumb_library name)
   set_property(GLOBAL APPEND PROPERTY PLUMB_LIBRARIES plumb_${name})
   set_property(GLOBAL APPEND PROPERTY PLUMB_UNIT_TESTS ${ARG_TESTS})
 endfunction()
+
+# plumb_embed_texts(OUTPUT.cpp PATTERN): puts the files into the program, each under its name without suffix.
+function(plumb_embed_texts output pattern)
+  file(GLOB texts CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${pattern})
+  set(entries "")
+  foreach(text ${texts})
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${text})
+    get_filename_component(name ${text} NAME_WLE)
+    file(READ ${text} content)
+    string(APPEND entries "    {\"${name}\", R\"~(${content})~\"},\n")
+  endforeach()
+  list(LENGTH texts count)
+  set(code "// Made by cmake/plumb.cmake from ${pattern}.
+#include <array>
+
+#include \"names/built_in_tables.h\"
+
+namespace plumb {
+
+std::span<const std::pair<std::string_view, std::string_view>> built_in_name_tables() {
+  static constexpr std::array<std::pair<std::string_view, std::string_view>, ${count}> tables = {{
+${entries}  }};
+  return tables;
+}
+
+}  // namespace plumb
+")
+  file(CONFIGURE OUTPUT ${output} CONTENT "@code@" @ONLY)
+endfunction()

@@ -1,9 +1,9 @@
 #!/bin/sh
 # Installs what the build needs, where it is missing. Debian and Ubuntu: apt. Elsewhere it says what is needed.
-packages="g++ cmake ninja-build pkg-config python3 libfmt-dev nlohmann-json3-dev libcli11-dev libssl-dev libpcre2-dev libutf8proc-dev libgtest-dev liblz4-dev libzstd-dev zlib1g-dev $*"
+packages="g++ cmake ninja-build pkg-config python3 libfmt-dev nlohmann-json3-dev libcli11-dev libssl-dev libpcre2-dev libutf8proc-dev libgtest-dev liblz4-dev libzstd-dev libyaml-dev zlib1g-dev $*"
 if ! command -v dpkg-query > /dev/null; then
   echo "Not a Debian system. plumb needs: a C++23 compiler (g++ 12 or clang 19), CMake 3.25, Ninja, pkg-config, Python 3, fmt 9,"
-  echo "nlohmann-json, CLI11, OpenSSL, PCRE2 (32 bit), utf8proc, lz4, zstd, zlib and GoogleTest. If they are there, this goes on and finds them."
+  echo "nlohmann-json, CLI11, OpenSSL, PCRE2 (32 bit), utf8proc, lz4, zstd, libyaml, zlib and GoogleTest. If they are there, this goes on and finds them."
   exit 0
 fi
 missing=""

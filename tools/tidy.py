@@ -20,6 +20,8 @@ MAY_INCLUDE = {
     "backends": {"core", "tokenizer", "model", "trace"},
     "backends/referee": {"core", "quant", "tokenizer", "model", "trace", "backends"},
     "backends/cpu": {"core", "quant", "tokenizer", "model", "trace", "backends"},
+    "dump": {"core", "quant", "formats"},
+    "names": {"core", "quant", "formats", "model", "trace", "dump"},
     "generate": {"core", "tokenizer", "model", "trace", "backends"},
     "score": {"core", "formats", "tokenizer", "model", "trace", "backends"},
     "record": {"core", "tokenizer", "formats", "model", "trace", "backends"},
@@ -28,7 +30,7 @@ MAY_INCLUDE = {
     "parity": {"core", "quant", "formats", "tokenizer", "model", "trace", "replay"},
     "inspect": {"core", "quant", "formats", "tokenizer", "model"},
     "report": {"core", "formats", "tokenizer", "model", "trace", "parity", "inspect"},
-    "cli": {"core", "quant", "formats", "tokenizer", "chat", "model", "trace", "generate", "score", "faults", "backends", "backends/cpu", "backends/referee", "record", "replay", "parity", "inspect", "report"},
+    "cli": {"core", "quant", "formats", "tokenizer", "chat", "model", "trace", "dump", "names", "generate", "score", "faults", "backends", "backends/cpu", "backends/referee", "record", "replay", "parity", "inspect", "report"},
 }
 # A level file is compiled for a newer processor: an inline function of the standard library must not come from there.
 LEVEL_INCLUDES = re.compile(r"immintrin\.h|std(def|int)\.h|math\.h|string\.h|float\.h|quant/blocks\.h|backends/cpu/kernels[a-z0-9_]*\.h")

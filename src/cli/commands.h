@@ -34,6 +34,8 @@ struct MachineOptions {
 // The tokens of a prompt: ids as given, or text in the words of the model's tokenizer (BOS as the
 // model asks, special tokens in the text become their ids).
 Result<std::vector<Token>> read_tokens(const InputOptions& input, const Model& model);
+// "1,2,3" as ids; `option` names the option in messages.
+Result<std::vector<Token>> parse_token_ids(const std::string& text, const std::string& option);
 // The text as given by -p or --prompt-file.
 Result<std::string> read_prompt_text(const InputOptions& input);
 
@@ -45,9 +47,6 @@ void add_candidate_kv_option(CLI::App& app, std::optional<KvType>& type);
 
 // Writes text to a file, whole or not at all.
 Result<void> write_file(const std::string& path, const std::string& text);
-
-// Whether the path names a trace (or another safetensors file) and not a model.
-bool looks_like_trace(const std::string& path);
 
 // A line on stderr that is drawn again and again; silent unless stderr is a terminal.
 void show_progress(const std::string& what, size_t done, size_t all);
@@ -64,5 +63,7 @@ void add_tokenize(CLI::App& program, Command& chosen);
 void add_trace(CLI::App& program, Command& chosen);
 void add_compare(CLI::App& program, Command& chosen);
 void add_audit(CLI::App& program, Command& chosen);
+void add_import(CLI::App& program, Command& chosen);
+void add_names(CLI::App& program, Command& chosen);
 
 }  // namespace plumb::cli

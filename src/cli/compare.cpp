@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "backends/cpu/cpu_backend.h"
+#include "cli/foreign.h"
 #include "cli/sides.h"
 #include "faults/catalogue.h"
 
@@ -20,6 +21,7 @@ struct CompareOptions {
   KvType kv = SessionOptions{}.kv_cache;
   std::optional<KvType> candidate_kv;
   StepChoice steps;
+  NamesOptions names;
   ReportOptions report;
 };
 
@@ -42,15 +44,28 @@ Result<std::shared_ptr<const Model>> load_shared(const std::string& path) {
   return std::make_shared<const Model>(std::move(model));
 }
 
+// The model that a run belongs to: as given, or for a dump the model on the other side. A trace may
+// do without.
+Result<std::string> model_of_run(const CompareOptions& options, bool second, InputKind kind) {
+  if (!options.models.empty()) return second ? options.models.back() : options.models.front();
+  if (kind == InputKind::Trace) return std::string();
+  const auto& other = second ? options.baseline : options.candidate;
+  TRY_ASSIGN(const auto other_kind, kind_of(other));
+  return other_kind == InputKind::Model ? other : std::string();
+}
+
 Result<Source> open_source(const CompareOptions& options, bool second) {
   Source source;
   source.role = second ? "candidate" : "baseline";
   source.path = second ? options.candidate : options.baseline;
-  source.is_trace = looks_like_trace(source.path);
+  TRY_ASSIGN(const auto kind, kind_of(source.path));
+  source.is_trace = kind != InputKind::Model;
   if (source.is_trace) {
-    TRY_ASSIGN(source.trace, open_trace(source.path));
-    if (options.models.empty()) return source;
-    TRY_ASSIGN(source.model, load_shared(second ? options.models.back() : options.models.front()));
+    TRY_ASSIGN(const auto model, model_of_run(options, second, kind));
+    if (!model.empty()) {
+      TRY_ASSIGN(source.model, load_shared(model));
+    }
+    TRY_ASSIGN(source.trace, open_run(source.path, source.model.get(), options.names));
   } else {
     TRY_ASSIGN(source.model, load_shared(source.path));
     MachineOptions machine = options.machine;
@@ -111,7 +126,7 @@ struct Fed {
 Result<Fed> choose_tokens(const CompareOptions& options, Source& a, Source& b, Threads& threads) {
   for (const auto* source : {&a, &b})
     if (source->is_trace) {
-      if (options.input.given())
+      if (options.input.given() && options.names.tokens.empty())
         return fail(ErrorCode::Usage,
                     "a trace brings its own tokens: leave out -p, --prompt-file and --tokens");
       return Fed{source->trace->tokens, source->trace->prompt};
@@ -194,7 +209,13 @@ Result<NoiseFloor> measure_floor(const Source& source, const Fed& fed, Threads& 
   return floor;
 }
 
-Result<int> run_compare(const CompareOptions& options) {
+Result<int> run_compare(CompareOptions options) {
+  // Of a dump that does not say its tokens, --tokens does.
+  for (const auto* path : {&options.baseline, &options.candidate}) {
+    TRY_ASSIGN(const auto kind, kind_of(*path));
+    if (kind == InputKind::Dump && options.input.has_tokens)
+      options.names.tokens = options.input.tokens;
+  }
   TRY_ASSIGN(auto a, open_source(options, false));
   TRY_ASSIGN(auto b, open_source(options, true));
   Threads threads(options.machine.thread_count());
@@ -223,13 +244,15 @@ void add_compare(CLI::App& program, Command& chosen) {
   auto options = std::make_shared<CompareOptions>();
   auto* app = program.add_subcommand(
       "compare", "Do two runs compute the same model? A and B: a model or a trace each");
-  app->add_option("A", options->baseline,
-                  "Baseline: a model (GGUF, APR, folder with safetensors) or a trace")
+  app->add_option(
+         "A", options->baseline,
+         "Baseline: a model (GGUF, APR, folder with safetensors), a trace or another engine's dump")
       ->required();
-  app->add_option("B", options->candidate, "Candidate: a model or a trace")->required();
+  app->add_option("B", options->candidate, "Candidate: the same")->required();
   app->add_option("--model", options->models,
                   "Model file that traces belong to; given twice: of A, then of B")
       ->expected(1, 2);
+  options->names.add_to(*app, false);
   options->input.add_to(*app, 8);
   options->machine.add_to(*app);
   app->add_option("--candidate-backend", options->candidate_backend, "Another backend for B")

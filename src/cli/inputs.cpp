@@ -20,7 +20,9 @@ namespace {
 const std::map<std::string, KvType> kKvTypes = {
     {"f32", KvType::F32}, {"f16", KvType::F16}, {"q8_0", KvType::Q8_0}};
 
-Result<std::vector<Token>> parse_ids(const std::string& text) {
+}  // namespace
+
+Result<std::vector<Token>> parse_token_ids(const std::string& text, const std::string& option) {
   std::vector<Token> ids;
   size_t begin = 0;
   while (begin <= text.size()) {
@@ -31,16 +33,14 @@ Result<std::vector<Token>> parse_ids(const std::string& text) {
     while (first < last && *first == ' ') ++first;
     const auto [stop, error] = std::from_chars(first, last, id);
     if (error != std::errc() || stop != last)
-      return fail(ErrorCode::Usage, fmt::format("--tokens: '{}' is not a token id; expected "
+      return fail(ErrorCode::Usage, fmt::format("{}: '{}' is not a token id; expected "
                                                 "numbers with commas between them, such as 1,2,3",
-                                                std::string(first, last)));
+                                                option, std::string(first, last)));
     ids.push_back(id);
     begin = end + 1;
   }
   return ids;
 }
-
-}  // namespace
 
 Result<std::string> read_text_file(const std::string& path) {
   std::stringstream text;
@@ -128,7 +128,7 @@ Result<std::string> read_prompt_text(const InputOptions& input) {
 }
 
 Result<std::vector<Token>> read_tokens(const InputOptions& input, const Model& model) {
-  if (input.has_tokens) return parse_ids(input.tokens);
+  if (input.has_tokens) return parse_token_ids(input.tokens, "--tokens");
   if (!input.given())
     return fail(ErrorCode::Usage, "no input: give -p TEXT, --prompt-file FILE or --tokens 1,2,3");
   TRY_ASSIGN(const auto text, read_prompt_text(input));
@@ -153,13 +153,6 @@ Result<void> write_file(const std::string& path, const std::string& text) {
   std::filesystem::rename(partial, path, error);
   if (error) return fail(ErrorCode::Io, fmt::format("{}: cannot write: {}", path, error.message()));
   return {};
-}
-
-bool looks_like_trace(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  char head[9] = {};
-  file.read(head, sizeof(head));
-  return file.gcount() == sizeof(head) && std::memcmp(head, "GGUF", 4) != 0 && head[8] == '{';
 }
 
 void show_progress(const std::string& what, size_t done, size_t all) {

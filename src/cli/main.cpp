@@ -36,6 +36,8 @@ int main(int argc, char** argv) {
   add_trace(program, chosen);
   add_compare(program, chosen);
   add_audit(program, chosen);
+  add_import(program, chosen);
+  add_names(program, chosen);
   if (argc > 1 && argv[1][0] != '-' && !has_command(program, argv[1])) {
     fmt::print(stderr, "plumb: there is no command '{}'\nTry 'plumb --help'.\n", argv[1]);
     return kCouldNotRun;

@@ -30,11 +30,11 @@ struct DumpTensor {
 };
 
 struct Dump {
-  std::string kind;                           // "npz", "llama.cpp callback text", …
-  std::string label;                          // for messages: the path
-  std::vector<DumpTensor> tensors;            // in the order of the run, as far as the file tells
+  std::string kind;                            // "npz", "llama.cpp callback text", …
+  std::string label;                           // for messages: the path
+  std::vector<DumpTensor> tensors;             // in the order of the run, as far as the file tells
   std::optional<std::vector<int64_t>> tokens;  // what was fed, if the dump says so
-  std::map<std::string, std::string> engine;  // name, version, …; what the dump says
+  std::map<std::string, std::string> engine;   // name, version, …; what the dump says
   std::map<std::string, std::string> model;
   std::vector<std::string> notes;  // what a user must know: skipped parts, a warm-up pass, …
   std::vector<std::shared_ptr<const void>> owners;  // of the bytes that the views point into

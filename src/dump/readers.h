@@ -34,7 +34,8 @@ Result<Dump> read_torch(const DumpSource& source);
 bool looks_like_safetensors(std::span<const std::byte> bytes);
 Result<Dump> read_safetensors_dump(const DumpSource& source);
 
-// --- JSON files (json_dumps.cpp): Polygraphy RunResults, msprobe dump.json, transformers' debugger ---
+// --- JSON files (json_dumps.cpp): Polygraphy RunResults, msprobe dump.json, transformers' debugger
+// ---
 bool looks_like_json(std::span<const std::byte> bytes);
 Result<Dump> read_json_dump(const DumpSource& source);
 
@@ -43,9 +44,11 @@ bool looks_like_callback_text(std::span<const std::byte> bytes);  // callback_te
 Result<Dump> read_callback_text(const DumpSource& source);
 bool looks_like_kld(std::span<const std::byte> bytes);  // kld.cpp
 Result<Dump> read_kld(const DumpSource& source);
-bool looks_like_results(std::span<const std::byte> bytes);  // llama_results.cpp: a GGUF of llama-results
+bool looks_like_results(
+    std::span<const std::byte> bytes);  // llama_results.cpp: a GGUF of llama-results
 Result<Dump> read_results(const DumpSource& source);
-bool looks_like_saved_logits(const std::filesystem::path& path);  // saved_logits.cpp: the .bin by its siblings
+bool looks_like_saved_logits(
+    const std::filesystem::path& path);  // saved_logits.cpp: the .bin by its siblings
 Result<Dump> read_saved_logits(const std::filesystem::path& path);
 
 // --- apr (aprt.cpp) ---

@@ -302,6 +302,64 @@ Variants kv_stale_row(const FaultContext& c) {
   return all;
 }
 
+std::string cap_text(double cap) { return cap == 0 ? "none" : number(cap); }
+
+// The soft cap of the scores or of the logits: left out, or the model's other one.
+Variants cap(const FaultContext& c, bool missing) {
+  const Step& right = step_of(c);
+  const bool scores = right.op == Op::Scores;
+  if (!scores && right.op != Op::SoftCap) return {};
+  const double have = scores ? right.attention.softcap : right.factor;
+  std::vector<double> usual = {0};
+  if (!missing) usual = {30, 50, 20, have * have, 1 / have};
+  if (missing && have == 0) return {};
+  Variants all;
+  for (const double found : candidates(c, have, usual)) {
+    if (found < 0 || !std::isfinite(found) || missing != (found == 0)) continue;
+    Step step = right;
+    if (scores) {
+      step.attention.softcap = found;
+    } else {
+      step.op = found == 0 ? Op::Scale : Op::SoftCap;
+      step.factor = found == 0 ? 1 : found;
+    }
+    all.push_back(variant(step, cap_text(have), cap_text(found),
+                          found == 0
+                              ? fmt::format("the soft cap of {} is not applied", number(have))
+                              : fmt::format("the soft cap is {}; the model asks for {}",
+                                            number(found), cap_text(have))));
+  }
+  return all;
+}
+Variants cap_missing(const FaultContext& c) { return cap(c, true); }
+Variants cap_value(const FaultContext& c) { return cap(c, false); }
+
+const char* activation_name(Op op) {
+  switch (op) {
+    case Op::Silu: return "SiLU";
+    case Op::GeluTanh: return "GELU (tanh)";
+    case Op::GeluErf: return "GELU (erf)";
+    default: return "sigmoid";
+  }
+}
+
+// Another function than the one that the model names; the two GELUs are told apart.
+Variants activation_function(const FaultContext& c) {
+  const Step& right = step_of(c);
+  const std::vector<Op> functions = {Op::Silu, Op::GeluTanh, Op::GeluErf, Op::Sigmoid};
+  if (std::ranges::find(functions, right.op) == functions.end()) return {};
+  Variants all;
+  for (const Op op : functions) {
+    if (op == right.op) continue;
+    Step step = right;
+    step.op = op;
+    all.push_back(variant(step, activation_name(right.op), activation_name(op),
+                          fmt::format("the activation is {}; the model asks for {}",
+                                      activation_name(op), activation_name(right.op))));
+  }
+  return all;
+}
+
 // For injection only: replay sees a single wrong value as a clue, and fits a constant ratio by
 // itself.
 Variants value_element(const FaultContext& c) {
@@ -349,6 +407,10 @@ std::vector<Fault> make_catalogue() {
       {"attention.mask", "no causal mask in the prefill", "attn.weights", attention_mask},
       {"attention.window", "another sliding window (parameter: its keys)", "attn.weights",
        attention_window},
+      {"cap.missing", "the soft cap is not applied", "attn.scores logits", cap_missing},
+      {"cap.value", "another soft cap (parameter: the cap)", "attn.scores logits", cap_value},
+      {"activation.function", "another activation function, or the other GELU", "ffn.act",
+       activation_function},
       {"kv.stale_row", "one row of the cache holds the row before it (parameter: its position)",
        "attn.scores attn.mix", kv_stale_row},
       {"weights.nibbles", "4-bit values are unpacked in the wrong order",

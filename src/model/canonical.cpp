@@ -90,7 +90,8 @@ class RecipeMaker {
         shape_(shape),
         counts_(head_counts(h, match.layer)),
         recipe_(tensor.recipe),
-        changes_(tensor.changes) {}
+        changes_(tensor.changes),
+        reordered_(tensor.rope_rows_reordered) {}
 
   bool make() {
     recipe_.row_length = shape_.size() > 1 ? shape_.back() : 1;
@@ -168,6 +169,7 @@ class RecipeMaker {
     if (counts_.head_dim == 0 || counts_.head_dim % 2 != 0 || list.size() % counts_.head_dim != 0)
       return false;
     halves_to_neighbours(list, counts_.head_dim);
+    reordered_ = true;
     return rows(std::move(list), "rows of each head reordered for neighbouring RoPE pairs");
   }
 
@@ -191,6 +193,7 @@ class RecipeMaker {
   HeadCounts counts_;
   CanonicalRecipe& recipe_;
   std::vector<std::string>& changes_;
+  bool& reordered_;
 };
 
 // --- From matches to tensors.

@@ -33,6 +33,7 @@ struct CanonicalTensor {
   std::vector<uint64_t> shape;       // rows first
   std::vector<std::string> sources;  // names in the file; empty: computed from the configuration
   std::vector<std::string> changes;  // in words: "transposed (Conv1D)"
+  bool rope_rows_reordered = false;
   bool is_view = true;               // the file's own bytes serve: `view`
   TensorView view;
   CanonicalRecipe recipe;

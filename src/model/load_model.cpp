@@ -185,6 +185,7 @@ Result<void> add_weights(const ModelFile& file, const Hyperparameters& h, Model&
   for (const auto& tensor : canonical_tensors(file, h)) {
     if (harmless(tensor.name) && !is_rope_factor(tensor.name)) continue;
     TRY_ASSIGN(auto weight, make_weight(tensor));
+    model.rope_rows_reordered = model.rope_rows_reordered || tensor.rope_rows_reordered;
     model.weights.emplace(tensor.name, std::move(weight));
   }
   const auto embedding = model.find("token_embd.weight");

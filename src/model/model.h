@@ -41,6 +41,8 @@ struct Model {
   std::string weight_types;  // for people: "Q4_1 with Q6_K", most bytes first
   Config config;
   std::map<std::string, WeightPtr> weights;
+  // The file has the rows of q and k in halves (Hugging Face's order); here they are neighbours.
+  bool rope_rows_reordered = false;
   std::shared_ptr<const ModelFile> file;       // owns the bytes of the weights
   std::shared_ptr<const Tokenizer> tokenizer;  // null: the file has none
   std::string tokenizer_missing;               // why

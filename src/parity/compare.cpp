@@ -33,14 +33,24 @@ double l2_distance(std::span<const double> a, std::span<const double> b) {
 // The relative L2 distance of each position that both sides have.
 std::vector<double> distances(const std::vector<int32_t>& positions_a, std::span<const double> a,
                               const std::vector<int32_t>& positions_b, std::span<const double> b,
-                              size_t width) {
+                              size_t width, const std::vector<bool>& unknown_a = {},
+                              const std::vector<bool>& unknown_b = {}) {
   std::vector<double> result;
+  std::vector<double> row_a(width);
+  std::vector<double> row_b(width);
   for (size_t r = 0; r < positions_a.size(); ++r) {
     const auto other = std::ranges::lower_bound(positions_b, positions_a[r]);
     if (other == positions_b.end() || *other != positions_a[r]) continue;
-    result.push_back(
-        l2_distance(a.subspan(r * width, width),
-                    b.subspan(static_cast<size_t>(other - positions_b.begin()) * width, width)));
+    const size_t at_a = r * width;
+    const size_t at_b = static_cast<size_t>(other - positions_b.begin()) * width;
+    for (size_t i = 0; i < width;
+         ++i) {  // A value that one side did not write down is not compared.
+      const bool known = (unknown_a.empty() || !unknown_a[at_a + i]) &&
+                         (unknown_b.empty() || !unknown_b[at_b + i]);
+      row_a[i] = known ? a[at_a + i] : 0;
+      row_b[i] = known ? b[at_b + i] : 0;
+    }
+    result.push_back(l2_distance(row_a, row_b));
   }
   return result;
 }
@@ -369,11 +379,11 @@ void replay_both(Comparison& result, Threads& threads, const Progress& progress)
         checked_a.width == checked_b.width) {
       row.total_by_position =
           distances(checked_a.check.positions, checked_a.recorded, checked_b.check.positions,
-                    checked_b.recorded, checked_a.width);
+                    checked_b.recorded, checked_a.width, checked_a.left_out, checked_b.left_out);
       row.total = largest(row.total_by_position);
-      row.inherited =
-          largest(distances(checked_a.check.positions, checked_a.referee, checked_b.check.positions,
-                            checked_b.referee, checked_a.width));
+      row.inherited = largest(distances(checked_a.check.positions, checked_a.referee,
+                                        checked_b.check.positions, checked_b.referee,
+                                        checked_a.width, checked_a.left_out, checked_b.left_out));
     }
     row.verdict = verdict_of(row, false);
     if (identical && checked_a.check.wrong())

@@ -66,7 +66,12 @@ Replayer::Replayer(const Model& model, const Plan& plan, const Trace& trace, Thr
   for (const auto& step : plan.steps) recorded_.push_back(trace.find(step.name));
   kv_cache_ = trace.provenance.kv_cache == "q8_0" ? "int8/32/f16scale" : trace.provenance.kv_cache;
   for (size_t i = 0; i < plan.steps.size(); ++i)
-    supported_.push_back(recorded_[i] != nullptr ? recorded_[i]->positions : from_inputs(i));
+    supported_.push_back(is_input(i) ? recorded_[i]->positions : from_inputs(i));
+}
+
+// Whether the recorded values can be what later steps are computed from: all of them are there.
+bool Replayer::is_input(size_t index) const {
+  return recorded_[index] != nullptr && !recorded_[index]->elided;
 }
 
 // The positions at which a step can be computed from what its inputs have.
@@ -90,7 +95,7 @@ std::vector<size_t> Replayer::segment_of(size_t index) const {
   std::set<size_t> segment = {index};
   for (auto at = segment.rbegin(); at != segment.rend(); ++at)
     for (const size_t input : plan_.steps[*at].inputs)
-      if (recorded_[input] == nullptr) segment.insert(input);
+      if (!is_input(input)) segment.insert(input);
   return {segment.begin(), segment.end()};
 }
 
@@ -104,6 +109,8 @@ BoundedValue Replayer::read(size_t index, const std::vector<int32_t>& positions)
     read_row(recorded, static_cast<size_t>(at),
              std::span(value.value).subspan(r * value.width, value.width));
   }
+  if (recorded.precision > 0 && !recorded.elided)
+    value.bound.assign(value.value.size(), recorded.precision);
   if (plan_.steps[index].op == Op::Softmax)
     ignore_unseen(plan_.steps[index].attention, positions, value);
   return value;
@@ -144,7 +151,7 @@ std::vector<BoundedValue> Replayer::inputs_of(const Step& step,
   for (size_t i = 0; i < step.inputs.size(); ++i) {
     const size_t from = step.inputs[i];
     const auto at = reads_history(step, i) ? unbroken(supported_[from]) : positions;
-    if (recorded_[from] != nullptr) inputs.push_back(read(from, at));
+    if (is_input(from)) inputs.push_back(read(from, at));
     else if (const auto kept = how.kept.find({from, at}); kept != how.kept.end())
       inputs.push_back(kept->second);
     else inputs.push_back(how.kept[{from, at}] = evaluate(from, at, how, target));
@@ -196,6 +203,7 @@ BoundedValue Replayer::evaluate(size_t index, const std::vector<int32_t>& positi
 // Whether every recorded value of a step is a number of the type: only then was it rounded to it.
 bool Replayer::is_made_of(size_t index, const std::string& type) const {
   const auto& recorded = *recorded_[index];
+  if (recorded.precision > 0) return true;  // printed decimals do not tell
   std::vector<double> row(recorded.width());
   for (size_t r = 0; r < recorded.positions.size(); ++r) {
     read_row(recorded, r, row);
@@ -340,6 +348,8 @@ void Replayer::judge_values(ReplayedStep& result, const Step& step, const Bounde
   auto& check = result.check;
   const auto bounds =
       value.bound.empty() ? lazy_matmul_bounds(step, result, *input, attempt) : value.bound;
+  const auto& recorded = *recorded_[check.step];
+  if (recorded.elided) result.left_out.assign(result.recorded.size(), false);
   check.local_by_position.assign(check.positions.size(), 0.0);
   for (size_t r = 0; r < check.positions.size(); ++r) {
     double error = 0;
@@ -349,8 +359,10 @@ void Replayer::judge_values(ReplayedStep& result, const Step& step, const Bounde
     bool wrong = false;
     for (size_t i = 0; i < result.width; ++i) {
       const size_t at = r * result.width + i;
-      if (!is_seen(step, check.positions[r],
-                   i)) {  // Means nothing; nobody after this may look at it.
+      const bool left_out = recorded.elided && std::isnan(result.recorded[at]);
+      if (left_out || !is_seen(step, check.positions[r],
+                               i)) {  // Means nothing; nobody after this may look at it.
+        if (left_out) result.left_out[at] = true;
         result.recorded[at] = result.referee[at] = 0;
         continue;
       }
@@ -362,7 +374,7 @@ void Replayer::judge_values(ReplayedStep& result, const Step& step, const Bounde
         ++check.non_finite;
         ratio = std::isfinite(b) ? INFINITY : 0;  // Non-finite on both: it came with the inputs.
       } else {
-        ratio = a == b ? 0 : std::fabs(a - b) / bounds[at];
+        ratio = a == b ? 0 : std::fabs(a - b) / (bounds[at] + recorded.precision);
         if (std::isnan(ratio)) ratio = INFINITY;
         error += (a - b) * (a - b);
       }
@@ -405,7 +417,8 @@ ReplayedStep Replayer::judge(size_t index, const Attempt& attempt, std::vector<i
   check.positions = std::move(positions);
   for (const size_t at : segment_of(index)) check.segment.push_back(plan_.steps[at].name);
   const auto& plain = plan_.steps[index];
-  const bool lazy = plain.op == Op::MatMul && check.segment.size() == 1 && !attempt.deviation;
+  const bool lazy = plain.op == Op::MatMul && check.segment.size() == 1 && !attempt.deviation &&
+                    recorded_[plain.inputs[0]]->precision == 0;
   Evaluation how{attempt, std::move(variant), !lazy, {}, {}};
   const auto value = evaluate(index, check.positions, how, index);
   result.width = value.width;
@@ -416,7 +429,8 @@ ReplayedStep Replayer::judge(size_t index, const Attempt& attempt, std::vector<i
   std::optional<BoundedValue> input;
   if (lazy) input = read(plain.inputs[0], check.positions);
   judge_values(result, judged, value, input ? &*input : nullptr, attempt);
-  if (check.values == check.non_finite) check.unmeasured = "none of its values is a number";
+  if (check.values == 0) check.unmeasured = "none of its values was written down";
+  else if (check.values == check.non_finite) check.unmeasured = "none of its values is a number";
   if (!lazy && check.times_bound <= 1) refuse_wide_bounds(value, check);
   return result;
 }

@@ -41,7 +41,8 @@ struct StepCheck {
 // The referee's values beside the recorded ones, for who needs more than the check.
 struct ReplayedStep {
   StepCheck check;
-  std::vector<double> recorded, referee;  // (positions, width)
+  std::vector<double> recorded, referee;  // (positions, width); 0 in both where nothing is known
+  std::vector<bool> left_out;             // of an elided step: which values were not written down
   size_t width = 0;
 };
 
@@ -76,6 +77,7 @@ class Replayer {
   Arithmetic arithmetic_for(size_t step, const Evaluation& how, size_t target) const;
   std::string unknown_arithmetic(size_t step) const;
   bool is_made_of(size_t step, const std::string& type) const;
+  bool is_input(size_t step) const;
   std::vector<int32_t> from_inputs(size_t step) const;
   std::vector<int32_t> judged_positions(size_t step) const;
   std::vector<size_t> segment_of(size_t step) const;

@@ -143,7 +143,9 @@ Result<void> add_step(Trace& trace, const std::string& name, const TensorView& v
                       const SafetensorsContent& content, const std::vector<int32_t>& positions,
                       bool has_tokens) {
   const size_t limit = has_tokens ? trace.tokens.size() : kNoLimit;
-  TraceStep step{view, positions};
+  TraceStep step;
+  step.view = view;
+  step.positions = positions;
   if (view.bytes.empty())
     return fail(ErrorCode::Corrupt, fmt::format("step '{}' has shape {}, which holds no values",
                                                 name, to_text(view.shape)));
@@ -162,6 +164,28 @@ Result<void> add_step(Trace& trace, const std::string& name, const TensorView& v
                 fmt::format("step '{}' has shape {}, expected {} rows, one for each position", name,
                             to_text(view.shape), step.positions.size()));
   trace.steps.emplace(name, std::move(step));
+  return {};
+}
+
+// What a capture of printed text knows of its values.
+Result<void> read_precision(const json& head, Trace& trace) {
+  if (!head.contains("precision")) return {};
+  if (!head["precision"].is_object())
+    return fail(ErrorCode::Corrupt, "'precision' is not an object");
+  for (const auto& [name, row] : head["precision"].items()) {
+    const auto step = trace.steps.find(name);
+    if (step == trace.steps.end()) continue;
+    const bool sound = row.is_object() && row.contains("within") && row["within"].is_number() &&
+                       row["within"].get<double>() >= 0 && row.contains("elided") &&
+                       row["elided"].is_boolean();
+    if (!sound)
+      return fail(ErrorCode::Corrupt,
+                  fmt::format("'precision' of '{}' is {}, expected {{\"within\": number, "
+                              "\"elided\": true or false}}",
+                              name, row.dump()));
+    step->second.precision = row["within"].get<double>();
+    step->second.elided = row["elided"].get<bool>();
+  }
   return {};
 }
 
@@ -209,14 +233,49 @@ bool fits(std::string_view pattern, std::string_view name) {
 }
 
 bool is_step_name(std::string_view name) {
-  static const std::vector<std::string_view> in_layer = {
-      "attn.norm",      "attn.q_matmul", "attn.k_matmul", "attn.v_matmul", "attn.q",
-      "attn.k",         "attn.v",        "attn.q_norm",   "attn.k_norm",   "attn.q_rope",
-      "attn.k_rope",    "attn.scores",   "attn.weights",  "attn.mix",      "attn.out",
-      "attn.post_norm", "attn.residual", "ffn.norm",      "ffn.gate",      "ffn.up",
-      "ffn.act",        "ffn.glu",       "ffn.router",    "ffn.experts",   "ffn.expert_weights",
-      "ffn.out",        "ffn.post_norm", "residual"};
-  if (name == "embedding" || name == "final.norm" || name == "logits") return true;
+  static const std::vector<std::string_view> in_layer = {"attn.norm",
+                                                         "attn.q_matmul",
+                                                         "attn.k_matmul",
+                                                         "attn.v_matmul",
+                                                         "attn.q",
+                                                         "attn.k",
+                                                         "attn.v",
+                                                         "attn.q_norm",
+                                                         "attn.k_norm",
+                                                         "attn.q_rope",
+                                                         "attn.k_rope",
+                                                         "attn.scores",
+                                                         "attn.weights",
+                                                         "attn.mix",
+                                                         "attn.out",
+                                                         "attn.out_scaled",
+                                                         "attn.post_norm",
+                                                         "attn.residual",
+                                                         "ffn.norm",
+                                                         "ffn.gate",
+                                                         "ffn.up",
+                                                         "ffn.act",
+                                                         "ffn.glu",
+                                                         "ffn.router",
+                                                         "ffn.experts",
+                                                         "ffn.expert_weights",
+                                                         "ffn.down",
+                                                         "ffn.routed",
+                                                         "ffn.shared_gate",
+                                                         "ffn.shared_up",
+                                                         "ffn.shared_act",
+                                                         "ffn.shared_glu",
+                                                         "ffn.shared_out",
+                                                         "ffn.shared_router",
+                                                         "ffn.shared_weight",
+                                                         "ffn.shared",
+                                                         "ffn.out",
+                                                         "ffn.out_scaled",
+                                                         "ffn.post_norm",
+                                                         "residual"};
+  static const std::vector<std::string_view> once = {
+      "embedding_lookup", "embedding", "final.norm", "logits_matmul", "logits_scaled", "logits"};
+  if (std::ranges::find(once, name) != once.end()) return true;
   if (!name.starts_with("layer.")) return false;
   name.remove_prefix(6);
   const size_t digits = std::min(name.find_first_not_of("0123456789"), name.size());
@@ -252,6 +311,7 @@ Result<Trace> parse_trace(std::span<const std::byte> bytes, std::shared_ptr<cons
     if (!is_step_name(name)) trace.unknown.push_back(name);
     else TRY(add_step(trace, name, view, content, positions, has_tokens));
   }
+  TRY(read_precision(head, trace));
   return trace;
 }
 

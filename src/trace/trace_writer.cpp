@@ -17,19 +17,26 @@ namespace {
 
 using nlohmann::ordered_json;
 
-std::map<std::string, std::string> metadata_of(const TraceLayout& layout) {
+ordered_json head_of(const Provenance& provenance, const std::vector<int32_t>& tokens,
+                     size_t prompt) {
   ordered_json head;
-  head["tokens"] = layout.tokens;
-  head["prompt"] = layout.prompt;
-  head["engine"] = layout.provenance.engine;
-  head["model"] = layout.provenance.model;
-  for (const auto& [pattern, row] : layout.provenance.arithmetic)
+  if (!tokens.empty()) {
+    head["tokens"] = tokens;
+    head["prompt"] = prompt;
+  }
+  head["engine"] = provenance.engine;
+  head["model"] = provenance.model;
+  for (const auto& [pattern, row] : provenance.arithmetic)
     head["arithmetic"][pattern] = {{"weights", row.weights},
                                    {"activations", row.activations},
                                    {"accumulate", row.accumulate},
                                    {"output", row.output}};
-  head["kv_cache"] = layout.provenance.kv_cache;
-  head["created"] = layout.provenance.created;
+  head["kv_cache"] = provenance.kv_cache;
+  head["created"] = provenance.created;
+  return head;
+}
+
+std::map<std::string, std::string> metadata_of(const ordered_json& head) {
   return {{"plumb.trace", "1"},
           {"plumb", head.dump(-1, ' ', false, ordered_json::error_handler_t::replace)}};
 }
@@ -51,7 +58,8 @@ Result<void> TraceWriter::start(TraceLayout layout, int fd) {
   CHECK(!layout.tokens.empty());
   entries_ = std::move(layout.steps);
   entries_.insert(entries_.begin(), {"tokens", DType::I32, {layout.tokens.size()}});
-  const std::string header = safetensors_header(entries_, metadata_of(layout));
+  const std::string header = safetensors_header(
+      entries_, metadata_of(head_of(layout.provenance, layout.tokens, layout.prompt)));
   const auto& last = entries_.back();
   mapping_ = std::make_shared<Mapping>();
   mapping_->size = last.offset + bytes_of(last.dtype, *element_count(last.shape));
@@ -157,5 +165,25 @@ Result<Trace> TraceWriter::finish_in_memory() {
 }
 
 uint64_t TraceWriter::size_bytes() const { return mapping_->size; }
+
+Result<void> write_trace(const std::filesystem::path& path, const Trace& trace,
+                         std::span<const SafetensorsTensor> others) {
+  ordered_json head = head_of(trace.provenance, trace.tokens, trace.prompt);
+  std::vector<SafetensorsTensor> tensors;
+  const auto bytes_of_ids = [](const std::vector<int32_t>& ids) {
+    return std::as_bytes(std::span(ids));
+  };
+  if (!trace.tokens.empty())
+    tensors.push_back({"tokens", {DType::I32, {trace.tokens.size()}, bytes_of_ids(trace.tokens)}});
+  for (const auto& [name, step] : trace.steps) {
+    tensors.push_back({name, step.view});
+    tensors.push_back(
+        {"positions:" + name, {DType::I32, {step.positions.size()}, bytes_of_ids(step.positions)}});
+    if (step.precision > 0 || step.elided)
+      head["precision"][name] = {{"within", step.precision}, {"elided", step.elided}};
+  }
+  tensors.insert(tensors.end(), others.begin(), others.end());
+  return write_safetensors(path, metadata_of(head), tensors);
+}
 
 }  // namespace plumb

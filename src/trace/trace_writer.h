@@ -58,4 +58,9 @@ class TraceWriter {
   std::shared_ptr<Mapping> mapping_;
 };
 
+// Writes a trace that is in memory, and beside it tensors that are no steps. The same care: PATH is
+// never half a trace.
+Result<void> write_trace(const std::filesystem::path& path, const Trace& trace,
+                         std::span<const SafetensorsTensor> others);
+
 }  // namespace plumb

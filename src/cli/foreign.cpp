@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/foreign.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+#include "dump/readers.h"
+
+namespace plumb::cli {
+namespace {
+
+bool begins_with(const std::string& path, std::string_view magic) {
+  std::ifstream file(path, std::ios::binary);
+  std::string head(magic.size(), '\0');
+  file.read(head.data(), static_cast<std::streamsize>(head.size()));
+  return file.gcount() == static_cast<std::streamsize>(magic.size()) && head == magic;
+}
+
+bool holds_results(const std::string& path) {
+  const auto source = open_source(path);
+  return source && looks_like_results(source->bytes);
+}
+
+}  // namespace
+
+Result<InputKind> kind_of(const std::string& path) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  if (!fs::exists(path, error))
+    return fail(ErrorCode::NotFound, fmt::format("{}: there is no such file or folder", path));
+  if (fs::is_directory(path, error))
+    return fs::exists(fs::path(path) / "config.json", error) ? InputKind::Model : InputKind::Dump;
+  if (begins_with(path, "GGUF")) return holds_results(path) ? InputKind::Dump : InputKind::Model;
+  if (begins_with(path, "APRT")) return InputKind::Dump;
+  if (begins_with(path, "APR")) return InputKind::Model;
+  if (is_plumb_trace(path)) return InputKind::Trace;
+  return InputKind::Dump;
+}
+
+void NamesOptions::add_to(CLI::App& app, bool with_tokens) {
+  app.add_option("--names", names,
+                 "Table of names for another engine's dump: a file, or one that is built in "
+                 "(docs/names.md)");
+  if (!with_tokens) return;
+  app.add_option("--tokens", tokens,
+                 "Token ids that the dump's run was fed, where it does not say them");
+  app.add_option("--prompt-tokens", prompt,
+                 "How many of them were one prefill; 0: as the dump says");
+}
+
+Result<ImportOptions> NamesOptions::import_options() const {
+  ImportOptions out;
+  if (!names.empty()) {
+    TRY_ASSIGN(out.table, find_name_table(names));
+  }
+  if (!tokens.empty()) {
+    TRY_ASSIGN(out.tokens, parse_token_ids(tokens, "--tokens"));
+  }
+  if (prompt > 0) out.prompt = prompt;
+  return out;
+}
+
+Result<Trace> open_run(const std::string& path, const Model* model, const NamesOptions& options) {
+  TRY_ASSIGN(const auto kind, kind_of(path));
+  if (kind == InputKind::Model)
+    return fail(ErrorCode::Usage,
+                fmt::format("{}: it is a model; a trace or a dump of a run is expected", path));
+  if (kind == InputKind::Trace) return open_trace(path);
+  if (model == nullptr)
+    return fail(
+        ErrorCode::Usage,
+        fmt::format("{}: a dump of another engine: its names become steps only with --model",
+                    path));
+  TRY_ASSIGN(const auto dump, open_dump(path));
+  TRY_ASSIGN(const auto how, options.import_options());
+  const Plan plan = make_plan(*model);
+  auto imported = import_dump(dump, model, &plan, how);
+  if (!imported) return std::unexpected(std::move(imported).error());
+  const auto mapped =
+      std::ranges::count_if(imported->names, [](const auto& n) { return !n.step.empty(); });
+  fmt::print(stderr, "imported    {}: {}, {} of {} tensors are steps{}\n", path, dump.kind, mapped,
+             imported->names.size(),
+             imported->table.empty() ? "" : fmt::format(" by the table {}", imported->table));
+  for (const auto& note : imported->notes) fmt::print(stderr, "note        {}\n", note);
+  if (mapped == 0)
+    return fail(
+        ErrorCode::NotComparable,
+        fmt::format(
+            "{}: none of its names is a step of this model: 'plumb names {} --model {}' shows them",
+            path, path, model->path));
+  return std::move(imported->trace);
+}
+
+}  // namespace plumb::cli
