@@ -512,11 +512,12 @@ Result<void> TextReader::read_line(std::string_view line) {
   line = without_log_prefix(line);
   const auto text = trim(line);
   if (!body_) return read_other(line);
+  // After its last sum nothing is of this tensor but sum_sq: a log or a token's piece may begin
+  // with a bracket or with "sum" too.
+  const bool finished = body_->started() && body_->complete() && body_->sums_each();
   const bool values = text.starts_with('[') || text.starts_with(']') || text.starts_with("...");
-  // After the last value only the sum is of this tensor: a log may use brackets of its own.
-  if (values && !(body_->started() && body_->complete() && body_->sums_each()))
-    return body_->read(text, line_);
-  if (body_->started() && text.starts_with("sum")) {
+  if (values && !finished) return body_->read(text, line_);
+  if (body_->started() && text.starts_with(finished ? "sum_sq =" : "sum")) {
     any_sum_ = true;
     return body_->read_sum(text, line_);
   }

@@ -177,6 +177,9 @@ TEST(CallbackText, LeavesTheWarmUpOfLlamaDebugOut) {
   EXPECT_EQ(dump->tensors[0].pass, 0u);
   ASSERT_EQ(dump->notes.size(), 1u);
   EXPECT_NE(dump->notes[0].find("warm-up"), std::string::npos);
+  dump = read(graph(2) + graph(3) + ids("3", "sum(5)  ()\n[INST](6)  sum = (7) "));
+  ASSERT_TRUE(dump) << dump.error().message;
+  EXPECT_EQ(dump->tokens, (std::vector<int64_t>{5, 6, 7}));
   // A prompt of two tokens: two passes of two rows are one more than it has.
   dump = read(graph(2) + graph(2) + ids("2", "The(504)  capital(3575) "));
   ASSERT_TRUE(dump);

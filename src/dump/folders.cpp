@@ -627,8 +627,8 @@ Result<void> read_sglang_folder(const FileList& files, Dump& dump) {
                 fmt::format("several dumps, '{}' and '{}': name one of these folders",
                             *folders.begin(), *folders.rbegin()));
   const PassNumbers passes(std::move(numbers));
-  std::ranges::stable_sort(entries, [](const SglangFile& a, const SglangFile& b) {
-    return std::tie(a.pass, a.rank, a.index) < std::tie(b.pass, b.rank, b.index);
+  std::ranges::sort(entries, [](const SglangFile& a, const SglangFile& b) {
+    return std::tie(a.pass, a.rank, a.index, a.file) < std::tie(b.pass, b.rank, b.index, b.file);
   });
   for (const auto& entry : entries)
     TRY(add_sglang_file(entry, ranks.size() > 1 ? fmt::format("rank{}/", entry.rank) : "",
@@ -830,7 +830,8 @@ Result<void> read_tensor_folder(const FileList& files, Dump& dump) {
   for (const auto& entry : entries)
     if (entry.number) numbers.push_back(*entry.number);
   const PassNumbers passes(std::move(numbers));
-  std::ranges::stable_sort(entries, {}, [](const TensorFile& f) { return f.number.value_or(0); });
+  std::ranges::sort(entries, {},
+                    [](const TensorFile& f) { return std::pair(f.number.value_or(0), f.file); });
   TokenLists tokens;
   for (auto& entry : entries) {
     const size_t pass = entry.number ? passes.index(*entry.number) : 0;

@@ -90,7 +90,7 @@ Result<json> parse_document(std::string_view text) {
 Result<fs::path> beside(const fs::path& folder, std::string_view name) {
   if (name.starts_with("./")) name.remove_prefix(2);
   if (name.empty() || name == "." || name == ".." || name.find('\0') != std::string_view::npos ||
-      name.find_first_of("/\\:") != std::string_view::npos)
+      name.find_first_of("/\\") != std::string_view::npos)
     return corrupt(fmt::format("the file name '{}' leads out of the folder of the dump: refused",
                                name.substr(0, 200)));
   return folder / name;
@@ -800,6 +800,7 @@ Result<Dump> read(const DumpSource& source) {
   dump.label = source.path.string();
   TRY_ASSIGN(const json document, parse_document(source.text()));
   TRY(read_document(document, source, dump));
+  if (dump.tensors.empty() && dump.notes.empty()) return corrupt("there is no tensor in it");
   take_tokens(dump);
   return dump;
 }

@@ -191,15 +191,24 @@ TEST(Msprobe, SaysWhatStatisticsCannotShow) {
 // A call tree with one tensor: lines of its text, or a file.
 std::string tree(const std::string& size, const std::string& value,
                  const std::string& type = "float32") {
-  return R"({"module_path": "M", "inputs": {"args": [], "kwargs": {"use_cache": "True"}},
-    "children": [{"module_path": "M.a", "inputs": {"args": ["None"]}, "outputs": {"shape": "torch.Size()" +
-             size + R"()",
-         "dtype" : "torch.)" + type + R"(", "value": )" + value + "}}]}";
+  return R"({"module_path": "M", "inputs": {"args": [], "kwargs": {"use_cache": "True"}}, )"
+         R"("children": [{"module_path": "M.a", "inputs": {"args": ["None"]}, "outputs": )"
+         "{\"shape\": \"torch.Size(" +
+         size + ")\", \"dtype\": \"torch." + type + "\", \"value\": " + value + "}}]}";
+}
+
+// The printed text, as a list of lines.
+std::string lines(std::initializer_list<std::string> list) {
+  std::string text;
+  for (const auto& line : list) text += (text.empty() ? "[\"" : ", \"") + line + "\"";
+  return text + "]";
 }
 
 TEST(CallTree, ReadsPrintedTensorsWithTheirPrecision) {
-  auto dump = read(tree("[2, 2]", R"(["tensor([[ 1.2345e-02, -2.0000e+00],", "        [nan, inf]], )"
-                                  R"(dtype=torch.bfloat16)"])", "bfloat16"));
+  auto dump = read(tree("[2, 2]",
+                        lines({"tensor([[ 1.2345e-02, -2.0000e+00],", "        [nan, inf]],",
+                               "       dtype=torch.bfloat16)"}),
+                        "bfloat16"));
   ASSERT_TRUE(dump) << dump.error().message;
   EXPECT_EQ(dump->model.at("class"), "M");
   const auto& x = dump->tensors.at(0);
@@ -211,27 +220,28 @@ TEST(CallTree, ReadsPrintedTensorsWithTheirPrecision) {
   EXPECT_EQ(values<float>(x)[0], 1.2345e-02F);
   EXPECT_TRUE(std::isnan(values<float>(x)[2]));
   EXPECT_EQ(values<float>(x)[3], HUGE_VALF);
-  dump = read(tree("[2]", R"(["tensor([1.5000e-02, 0.0000e+00])"])"));
+  dump = read(tree("[2]", lines({"tensor([1.5000e-02, 0.0000e+00])"})));
   ASSERT_TRUE(dump);
   EXPECT_NEAR(dump->tensors.at(0).precision, 5e-5, 1e-12);
-  dump = read(tree("[3]", R"(["tensor([1., 2., 16777217.], device='cuda:0')"])"));
+  dump = read(tree("[3]", lines({"tensor([1., 2., 16777217.], device='cuda:0')"})));
   ASSERT_TRUE(dump) << dump.error().message;
   EXPECT_EQ(dump->tensors.at(0).precision, 0);  // whole numbers are printed in full
-  dump = read(tree("[]", R"(["tensor(7)"])", "int64"));
+  dump = read(tree("[]", lines({"tensor(7)"}), "int64"));
   ASSERT_TRUE(dump) << dump.error().message;
   EXPECT_EQ(values<int64_t>(dump->tensors.at(0)), (std::vector<int64_t>{7}));
-  dump = read(tree("[2]", R"(["tensor([True, False])"])", "bool"));
+  dump = read(tree("[2]", lines({"tensor([True, False])"}), "bool"));
   ASSERT_TRUE(dump) << dump.error().message;
   EXPECT_EQ(values<uint8_t>(dump->tensors.at(0)), (std::vector<uint8_t>{1, 0}));
-  dump = read(tree("[0, 64]", R"(["tensor([], size=(0, 64))"])"));
+  dump = read(tree("[0, 64]", lines({"tensor([], size=(0, 64))"})));
   ASSERT_TRUE(dump) << dump.error().message;
   EXPECT_TRUE(dump->tensors.at(0).view.bytes.empty());
 }
 
 TEST(CallTree, PutsWhatIsLeftOutInItsPlace) {
-  const auto dump = read(tree("[2, 9, 8]", R"(["tensor([[[1.,  ..., 8.],", " [9.,  ..., 16.],", " ...,",
-      " [65.,  ..., 72.]],", "", " [[73.,  ..., 80.],", " [81.,  ..., 88.],", " ...,",
-      " [137.,  ..., 144.]]])"])"));
+  const auto dump =
+      read(tree("[2, 9, 8]", lines({"tensor([[[1.,  ..., 8.],", " [9.,  ..., 16.],", " ...,",
+                                    " [65.,  ..., 72.]],", "", " [[73.,  ..., 80.],",
+                                    " [81.,  ..., 88.],", " ...,", " [137.,  ..., 144.]]])"})));
   ASSERT_TRUE(dump) << dump.error().message;
   const auto& x = dump->tensors.at(0);
   EXPECT_TRUE(x.elided);
@@ -244,7 +254,7 @@ TEST(CallTree, PutsWhatIsLeftOutInItsPlace) {
     else EXPECT_TRUE(std::isnan(list[i])) << i;
   }
   // Whole numbers have no NaN, so they become doubles.
-  const auto whole = read(tree("[9]", R"(["tensor([1, ..., 9])"])", "int64"));
+  const auto whole = read(tree("[9]", lines({"tensor([1, ..., 9])"}), "int64"));
   ASSERT_TRUE(whole) << whole.error().message;
   EXPECT_EQ(whole->tensors.at(0).view.dtype, DType::F64);
 }
@@ -262,10 +272,10 @@ TEST(CallTree, RefusesTextThatIsNotOfItsShape) {
   }
   for (const char* size : {"[18446744073709551615, 2]", "[4294967296, 4294967296, 4294967296]",
                            "[1099511627776]", "2", "[-1]", "[1, a]", "[99999999999999999999]"})
-    error_of(tree(size, R"(["tensor([1.,  ..., 2.])"])"));
+    error_of(tree(size, lines({"tensor([1.,  ..., 2.])"})));
   EXPECT_NE(error_of(tree("[2]", "null")).find("FULL_TENSORS"), std::string::npos);
   error_of(tree("[2]", "3"));
-  error_of(tree("[2]", R"(["tensor([1., 2.])", 3])"));
+  error_of(tree("[2]", R"x(["tensor([1., 2.])", 3])x"));
 }
 
 TEST(CallTree, ReadsTheSafetensorsBesideIt) {
@@ -300,7 +310,7 @@ TEST(JsonDumps, RefusesWhatIsDeepBrokenOrSomethingElse) {
 TEST(JsonDumps, CutAndChangedFilesNeverCrash) {
   const auto x = array(base64(npy("(2,)", {3, 4})));
   for (const auto& text : {results(run("r", "\"x\": " + x)),
-                           tree("[2, 9]", R"(["tensor([[1.,  ..., 9.], [2., ..., 8.]])"])")}) {
+                           tree("[2, 9]", lines({"tensor([[1.,  ..., 9.], [2., ..., 8.]])"}))}) {
     ASSERT_TRUE(read(text));
     for (size_t size = 0; size < text.size(); ++size) EXPECT_FALSE(read(text.substr(0, size)));
     for (size_t i = 0; i < text.size(); ++i)
@@ -308,7 +318,7 @@ TEST(JsonDumps, CutAndChangedFilesNeverCrash) {
         auto changed = text;
         changed[i] = c;
         const auto dump = read(changed);
-        if (!dump) EXPECT_FALSE(dump.error().message.empty());
+        EXPECT_TRUE(dump || !dump.error().message.empty());
       }
   }
 }

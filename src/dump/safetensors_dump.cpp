@@ -33,8 +33,9 @@ Result<Dump> read_safetensors_dump(const DumpSource& source) {
     dump.tensors.push_back(std::move(tensor));
   }
   // The writer's order: of the data. Names break ties, for empty tensors lie nowhere.
-  std::ranges::stable_sort(dump.tensors, {},
-                           [](const DumpTensor& t) { return t.view.bytes.data(); });
+  std::ranges::sort(dump.tensors, {}, [](const DumpTensor& t) {
+    return std::pair(t.view.bytes.data(), std::string_view(t.name));
+  });
   for (auto& tensor : dump.tensors)
     tensor.view.bytes = keep_aligned(tensor.view.bytes, info(tensor.view.dtype).block_bytes, dump);
   take_tokens(dump);

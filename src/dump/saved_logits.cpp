@@ -89,11 +89,12 @@ bool is_text_of(std::string_view text, double printed, float value) {
          text.find('e') == std::string_view::npos && difference <= 0.505e-6;
 }
 
-// The lines "INDEX: VALUE" of NAME.txt: all of the values, or the first ones.
-Result<void> check_text(const fs::path& path, std::span<const std::byte> values) {
+// The lines "INDEX: VALUE" of NAME.txt. Gives their number.
+Result<size_t> check_text(const fs::path& path, std::span<const std::byte> values) {
   TRY_ASSIGN(const auto file, MappedFile::open(path));
   auto text = text_of(file);
   const size_t count = values.size() / sizeof(float);
+  size_t checked = 0;
   for (size_t line = 1; !text.empty(); ++line) {
     const auto content = next_line(text);
     if (content.empty()) continue;
@@ -115,8 +116,9 @@ Result<void> check_text(const fs::path& path, std::span<const std::byte> values)
                   fmt::format("{}: line {}: value {} is {}, the .bin beside it has {}: the two are "
                               "not of one run",
                               path.string(), line, *index, written, value_at(values, *index)));
+    ++checked;
   }
-  return {};
+  return checked;
 }
 
 Result<std::vector<int64_t>> read_tokens(const fs::path& path) {
@@ -236,7 +238,11 @@ Result<Dump> read(const fs::path& path) {
                 fmt::format("{}: {} bytes are no list of F32 values", path.string(), bytes.size()));
   TRY(add_tokens(files, dump));
   if (is_there(files.text)) {
-    TRY(check_text(files.text, bytes));
+    TRY_ASSIGN(const size_t checked, check_text(files.text, bytes));
+    if (checked != bytes.size() / sizeof(float))
+      dump.notes.push_back(fmt::format("{} has {} lines for {} values",
+                                       files.text.filename().string(), checked,
+                                       bytes.size() / sizeof(float)));
   } else {
     dump.notes.push_back(fmt::format("{} is not there: nothing says that the values are complete",
                                      files.text.filename().string()));

@@ -17,7 +17,7 @@ namespace {
 
 constexpr int kDeepest = 100;  // levels of lists and dicts
 constexpr uint64_t kMostVisits =
-    10'000'000;  // of values; one that stands in many places counts often
+    4'000'000;  // of values; one that stands in many places counts often
 constexpr size_t kMostDimensions = 64;
 constexpr size_t kMostNamed = 6;  // values in one note
 // A view that repeats values (stride 0) needs more bytes than the file has. A mask for 128 heads

@@ -24,6 +24,9 @@ constexpr size_t kLocator64Bytes = 20;
 constexpr size_t kLocalHeaderBytes = 30;
 // Deflate makes 258 bytes of 2 bits at most: never more than 1032 times the size.
 constexpr uint64_t kMostDeflate = 1032;
+// Arrays of measured values do not become a hundredth; up to this many bytes nobody minds.
+constexpr uint64_t kMostRatio = 200;
+constexpr uint64_t kHarmless = uint64_t{256} << 20;
 
 struct Directory {
   uint64_t entries = 0, offset = 0, size = 0;
@@ -167,11 +170,21 @@ Result<ZipEntry> read_entry(ByteReader& reader, std::span<const std::byte> bytes
 Result<void> check_entries(const std::vector<ZipEntry>& entries) {
   std::set<std::string_view> names;
   std::vector<const ZipEntry*> order;
+  uint64_t packed = 0;
+  uint64_t unpacked = 0;  // no overflow: at most 1032 times the bytes of the file
   for (const auto& entry : entries) {
+    packed += entry.raw.size();
+    unpacked += entry.size;
     if (!names.insert(entry.name).second)
       return corrupt(fmt::format("the archive has '{}' twice", printable(entry.name)));
     order.push_back(&entry);
   }
+  if (unpacked > kHarmless && unpacked / kMostRatio > packed)
+    return fail(
+        ErrorCode::Unsupported,
+        fmt::format("the archive's {} bytes would become {}: refused; if that is meant, save "
+                    "without compression",
+                    packed, unpacked));
   std::ranges::sort(order, {}, [](const ZipEntry* e) { return e->raw.data(); });
   for (size_t i = 1; i < order.size(); ++i) {
     const auto& before = order[i - 1]->raw;

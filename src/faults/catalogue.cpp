@@ -41,9 +41,16 @@ Variants rope_pairing(const FaultContext& c) {
   const size_t half = step.rope.dimensions / 2;
   const auto halves = fmt::format("halves (i, i+{})", half);
   const std::string pairs = "neighbours (2i, 2i+1)";
-  return {variant(step, neighbours ? "neighbours" : "halves", neighbours ? "halves" : "neighbours",
-                  fmt::format("it rotates {}; this model file pairs {}",
-                              neighbours ? halves : pairs, neighbours ? pairs : halves))};
+  Variants all = {variant(step, neighbours ? "neighbours" : "halves",
+                          neighbours ? "halves" : "neighbours",
+                          fmt::format("it rotates {}; this model file pairs {}",
+                                      neighbours ? halves : pairs, neighbours ? pairs : halves))};
+  if (!neighbours) return all;
+  step.rope.pairing = RopePairing::NeighboursOfHalves;
+  all.push_back(variant(
+      step, "halves", "neighbours",
+      fmt::format("it rotates {} of a checkpoint whose rows are made for {}", pairs, halves)));
+  return all;
 }
 
 Variants rope_theta(const FaultContext& c) {
@@ -166,6 +173,41 @@ Variants weights_transposed(const FaultContext& c) {
   return {variant(
       step, "rows x columns", "columns x rows",
       fmt::format("the matrix {} ({}x{}) is read transposed", step.weight->name, rows, columns))};
+}
+
+// Rows of q or k within each head in another order: a converter that did not make neighbours of
+// halves, or did it twice.
+Variants weights_rope_rows(const FaultContext& c) {
+  const Step& right = step_of(c);
+  const size_t head = c.model.config.head_dim;
+  const bool turned = right.name.find(".attn.q") != std::string::npos ||
+                      right.name.find(".attn.k") != std::string::npos;
+  if (right.op != Op::MatMul || !turned || head == 0 || right.weight->rows % head != 0) return {};
+  const auto permuted = [&](const Weight& weight, bool back) {
+    const auto values = weight.values();
+    const size_t columns = weight.is_vector() ? 1 : weight.columns;
+    std::vector<float> out(values.size());
+    for (size_t row = 0; row < values.size() / columns; ++row) {
+      const size_t i = row % head;
+      const size_t to = i < head / 2 ? 2 * i : 2 * (i - head / 2) + 1;
+      const size_t other = row - i + to;
+      std::copy_n(values.begin() + static_cast<ptrdiff_t>((back ? other : row) * columns), columns,
+                  out.begin() + static_cast<ptrdiff_t>((back ? row : other) * columns));
+    }
+    return weight_of_floats(weight, out);
+  };
+  Variants all;
+  for (const bool back : {true, false}) {
+    Step step = right;
+    step.weight = permuted(*right.weight, back);
+    if (right.bias) step.bias = permuted(*right.bias, back);
+    all.push_back(variant(
+        step, "as in the file", back ? "neighbours → halves" : "halves → neighbours",
+        fmt::format("the rows of each head of {} are in another order ({})", right.weight->name,
+                    back ? "halves where the file has neighbours"
+                         : "neighbours made of what the file has once more")));
+  }
+  return all;
 }
 
 // Low and high halves of each byte exchanged, in the types that pack two values into one byte.
@@ -360,6 +402,171 @@ Variants activation_function(const FaultContext& c) {
   return all;
 }
 
+// A step that gives one of its inputs as it is.
+Step passed_on(const Step& right, size_t input) {
+  Step step = right;
+  step.op = Op::Scale;
+  step.factor = 1;
+  step.inputs = {right.inputs[input]};
+  step.weight = step.bias = nullptr;
+  return step;
+}
+
+Variants positions_missing(const FaultContext& c) {
+  if (step_of(c).op != Op::Positions) return {};
+  return {
+      variant(passed_on(step_of(c), 0), step_of(c).weight->name, "none",
+              fmt::format("the row of the position in {} is not added", step_of(c).weight->name))};
+}
+
+Variants residual_missing(const FaultContext& c) {
+  const Step& right = step_of(c);
+  if (right.op != Op::Add) return {};
+  Variants all;
+  for (const size_t kept : {size_t{1}, size_t{0}}) {
+    const auto& other = c.plan.steps[right.inputs[1 - kept]].name;
+    all.push_back(variant(passed_on(right, kept), "the sum", c.plan.steps[right.inputs[kept]].name,
+                          fmt::format("{} is not added", other)));
+  }
+  return all;
+}
+
+// A scale that is left out, inverted or applied twice: of the embedding, the residual, the logits.
+Variants scale_value(const FaultContext& c) {
+  const Step& right = step_of(c);
+  if (right.op != Op::Scale) return {};
+  Variants all;
+  for (const double factor :
+       candidates(c, right.factor, {1, 1 / right.factor, right.factor * right.factor})) {
+    Step step = right;
+    step.factor = factor;
+    all.push_back(variant(step, number(right.factor), number(factor),
+                          factor == 1
+                              ? fmt::format("the scale {} is not applied", number(right.factor))
+                              : fmt::format("the scale is {}; the model asks for {}",
+                                            number(factor), number(right.factor))));
+  }
+  return all;
+}
+
+// Mean and variance where the model has the root mean square alone, or the other way round.
+Variants norm_kind(const FaultContext& c) {
+  const Step& right = step_of(c);
+  if (!is_norm(right.op)) return {};
+  const bool layer = right.op == Op::LayerNorm;
+  Step step = right;
+  step.op = layer ? Op::RmsNorm : Op::LayerNorm;
+  Variants all = {
+      variant(step, layer ? "layer norm" : "RMS norm", layer ? "RMS norm" : "layer norm",
+              fmt::format("the mean is {} the values", layer ? "not taken from" : "taken from"))};
+  if (!layer || !right.bias) return all;
+  step.bias = nullptr;
+  all.push_back(variant(step, "layer norm", "RMS norm without bias",
+                        "the mean is not taken from the values, and the bias not added"));
+  return all;
+}
+
+// Weights of Gemma are stored less 1 in checkpoints, whole in a GGUF.
+Variants norm_offset(const FaultContext& c) {
+  const Step& right = step_of(c);
+  if (!is_norm(right.op) || !right.weight) return {};
+  Variants all;
+  for (const double offset : candidates(c, 0, {1, -1})) {
+    auto values = right.weight->values();
+    for (auto& value : values) value += static_cast<float>(offset);
+    Step step = right;
+    step.weight = weight_of_floats(*right.weight, values);
+    all.push_back(variant(step, "w", offset > 0 ? "1 + w" : "w - 1",
+                          fmt::format("the norm multiplies by {}; the file's weight is {} as it is",
+                                      offset > 0 ? "1 + w" : "w - 1", right.weight->name)));
+  }
+  return all;
+}
+
+// All values of a row in place of each head, or each head in place of the row.
+Variants norm_group_size(const FaultContext& c) {
+  const Step& right = step_of(c);
+  if (!is_norm(right.op) || !right.weight) return {};
+  const size_t head = c.model.config.head_dim;
+  const size_t have = norm_group(right);
+  const size_t other = have == right.width ? head : right.width;
+  if (other == have || other == 0 || right.width % other != 0) return {};
+  Step step = right;
+  step.group = other;
+  if (right.weight->count() != have && right.weight->count() != right.width) return {};
+  return {variant(step, number(static_cast<double>(have)), number(static_cast<double>(other)),
+                  fmt::format("it norms {} values together; the model {}", other, have))};
+}
+
+// What a scaling of RoPE does, left out: one part, or all.
+Variants rope_scaling(const FaultContext& c) {
+  const Step& right = step_of(c);
+  if (right.op != Op::Rope) return {};
+  Step plain = right;
+  plain.rope.linear_factor = 1;
+  plain.rope.factors = nullptr;
+  plain.rope.yarn.reset();
+  plain.rope.magnitude = 1;
+  if (plain.rope == right.rope) return {};
+  Variants all = {variant(
+      plain, c.model.config.rope_scaling.type, "none",
+      fmt::format("the scaling of RoPE ({}) is not applied", c.model.config.rope_scaling.type))};
+  if (right.rope.magnitude != 1) {
+    Step step = right;
+    step.rope.magnitude = 1;
+    all.push_back(variant(step, number(right.rope.magnitude), "1",
+                          "cosine and sine are not multiplied by the scaling's magnitude"));
+    plain.rope.magnitude = right.rope.magnitude;
+    all.push_back(variant(plain, "frequencies scaled", "magnitude alone",
+                          "the frequencies of RoPE are not scaled"));
+  }
+  return all;
+}
+
+Variants rope_dimensions(const FaultContext& c) {
+  const Step& right = step_of(c);
+  if (right.op != Op::Rope) return {};
+  const auto head = static_cast<double>(right.head_dim);
+  Variants all;
+  for (const double dimensions :
+       candidates(c, static_cast<double>(right.rope.dimensions), {head, head / 2, head / 4})) {
+    if (dimensions < 2 || dimensions > head || std::fmod(dimensions, 2) != 0 || right.rope.factors)
+      continue;
+    Step step = right;
+    step.rope.dimensions = static_cast<size_t>(dimensions);
+    all.push_back(variant(step, number(static_cast<double>(right.rope.dimensions)),
+                          number(dimensions),
+                          fmt::format("it rotates {} values of a head; the model {}",
+                                      number(dimensions), right.rope.dimensions)));
+  }
+  return all;
+}
+
+Variants alibi_missing(const FaultContext& c) {
+  Step step = step_of(c);
+  if (step.op != Op::Scores || step.attention.alibi_max_bias == 0) return {};
+  step.attention.alibi_max_bias = 0;
+  return {variant(step, "ALiBi", "none", "scores do not fall with the distance (ALiBi)")};
+}
+
+Variants temperature_missing(const FaultContext& c) {
+  Step step = step_of(c);
+  if (step.op != Op::Scores || step.attention.temperature_beta == 0) return {};
+  step.attention.temperature_beta = 0;
+  return {variant(step, "by position", "none", "the temperature of late positions is not applied")};
+}
+
+Variants experts_normalize(const FaultContext& c) {
+  Step step = step_of(c);
+  if (step.op != Op::ExpertWeights) return {};
+  const bool right = step.experts.normalize;
+  step.experts.normalize = !right;
+  return {variant(
+      step, right ? "sum 1" : "as they are", right ? "as they are" : "sum 1",
+      right ? "the weights of the chosen experts are not brought to the sum 1"
+            : "the weights of the chosen experts are brought to the sum 1; the model leaves them")};
+}
+
 // For injection only: replay sees a single wrong value as a clue, and fits a constant ratio by
 // itself.
 Variants value_element(const FaultContext& c) {
@@ -407,6 +614,23 @@ std::vector<Fault> make_catalogue() {
       {"attention.mask", "no causal mask in the prefill", "attn.weights", attention_mask},
       {"attention.window", "another sliding window (parameter: its keys)", "attn.weights",
        attention_window},
+      {"positions.missing", "learned positions are not added", "embedding", positions_missing},
+      {"residual.missing", "one part of the sum is not added", "residuals", residual_missing},
+      {"scale.value", "a scale left out, inverted or applied twice (parameter: the scale)",
+       "embedding attn.out_scaled ffn.out_scaled logits", scale_value},
+      {"norm.kind", "layer norm for RMS norm or the other way", "norms", norm_kind},
+      {"norm.offset", "1 + w for w, or w - 1 (parameter: the offset)", "norms", norm_offset},
+      {"norm.group", "the row is normed for each head or the other way", "attn.q_norm attn.k_norm",
+       norm_group_size},
+      {"rope.scaling", "the scaling of RoPE is not applied", "attn.q_rope attn.k_rope",
+       rope_scaling},
+      {"rope.dimensions", "another part of each head is rotated (parameter: its values)",
+       "attn.q_rope attn.k_rope", rope_dimensions},
+      {"alibi.missing", "scores without ALiBi", "attn.scores", alibi_missing},
+      {"temperature.missing", "scores without their temperature", "attn.scores",
+       temperature_missing},
+      {"experts.normalize", "weights of experts normalized or not", "ffn.expert_weights",
+       experts_normalize},
       {"cap.missing", "the soft cap is not applied", "attn.scores logits", cap_missing},
       {"cap.value", "another soft cap (parameter: the cap)", "attn.scores logits", cap_value},
       {"activation.function", "another activation function, or the other GELU", "ffn.act",
@@ -417,6 +641,8 @@ std::vector<Fault> make_catalogue() {
        "projections in Q4_0, Q4_1, Q4_K", weights_nibbles},
       {"weights.block_type", "blocks are read as those of another type",
        "projections with block types", weights_block_type},
+      {"weights.rope_rows", "rows of each head in another order: permuted for RoPE twice, or not",
+       "attn.q attn.k", weights_rope_rows},
       {"weights.transposed", "the matrix is read transposed", "projections", weights_transposed},
       {"value.scaled", "every value is multiplied (parameter: the factor)", "any recorded step",
        value_scaled},

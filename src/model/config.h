@@ -9,7 +9,9 @@
 
 namespace plumb {
 
-enum class RopePairing { Neighbours, Halves };  // (2i, 2i+1) or (i, i + n/2)
+// (2i, 2i+1), (i, i + n/2), or (a fault) neighbours in the order that the rows had before a converter
+// made neighbours of halves.
+enum class RopePairing { Neighbours, Halves, NeighboursOfHalves };
 enum class Activation { Silu, GeluTanh, GeluErf };
 
 struct RopeScaling {

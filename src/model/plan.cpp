@@ -55,6 +55,17 @@ std::vector<double> yarn_ramp(const Rope& rope, const Yarn& yarn) {
 
 }  // namespace
 
+std::pair<size_t, size_t> rope_pair(const Rope& rope, size_t pair) {
+  const size_t half = rope.dimensions / 2;
+  // Where value i of halves went.
+  const auto moved = [half](size_t i) { return i < half ? 2 * i : 2 * (i - half) + 1; };
+  switch (rope.pairing) {
+    case RopePairing::Neighbours: return {2 * pair, 2 * pair + 1};
+    case RopePairing::Halves: return {pair, pair + half};
+    default: return {moved(2 * pair), moved(2 * pair + 1)};
+  }
+}
+
 std::vector<double> rope_frequencies(const Rope& rope) {
   std::vector<double> frequencies(rope.dimensions / 2);
   const auto factors = rope.factors ? rope.factors->values() : std::vector<float>();

@@ -58,6 +58,8 @@ struct Rope {
   int32_t position_shift = 0;  // a fault: added to every position
   friend bool operator==(const Rope&, const Rope&) = default;
 };
+// The two values of a head that pair number `pair` turns.
+std::pair<size_t, size_t> rope_pair(const Rope& rope, size_t pair);
 // The angle of each pair for one step of the position, in radians: base^(-2p/dimensions), scaled.
 std::vector<double> rope_frequencies(const Rope& rope);
 

@@ -41,8 +41,9 @@ std::vector<uint64_t> without_batch(std::vector<uint64_t> shape) {
 
 class Importer {
  public:
-  Importer(const Dump& dump, const Model& model, const Plan& plan, const NameTable& table)
-      : dump_(dump), model_(model), plan_(plan), table_(table) {
+  Importer(const Dump& dump, const Model& model, const Plan& plan, const NameTable& table,
+           size_t tokens)
+      : dump_(dump), model_(model), table_(table), tokens_(tokens) {
     for (const auto& step : plan.steps) by_name_[step.name] = &step;
     reorders_ = reorders_rope_rows(model.config.architecture);
   }
@@ -150,7 +151,7 @@ class Importer {
             i, fmt::format("'{}' is {} already", dump_.tensors[same->tensor].name, steps[k]->name));
         return {};
       }
-      add_words(names[i].reason, parts[k].changes);
+      if (k == 0) names[i].reason = parts[k].changes;
       names[i].step += (k > 0 ? ", " : "") + steps[k]->name;
       list.push_back({tensor.pass, i, std::move(parts[k])});
     }
@@ -198,7 +199,13 @@ class Importer {
     size_t dims = shape.size();
     while (dims > 0 && tail < width) tail *= shape[--dims];
     if (shape.size() == 1 && shape[0] % width == 0) tail = width;
-    if (tail != width) return refuse(fmt::format("[positions, {}]", width));
+    if (tail != width) {
+      auto wanted = fmt::format("[positions, {}]", width);
+      if (tokens_ > 0 && count % tokens_ == 0)
+        wanted +=
+            fmt::format(": it has {} values for each of the {} tokens", count / tokens_, tokens_);
+      return refuse(wanted);
+    }
     out.rows = count / width;
     TRY_ASSIGN(out.values, values_of(tensor.view));
     if (tensor.view.shape.size() > 2 && shape.size() < tensor.view.shape.size())
@@ -269,8 +276,8 @@ class Importer {
 
   const Dump& dump_;
   const Model& model_;
-  const Plan& plan_;
   const NameTable& table_;
+  size_t tokens_ = 0;  // that were fed; 0: not known
   std::map<std::string, const Step*> by_name_;
   bool reorders_ = false;
 };
@@ -478,7 +485,7 @@ Result<Imported> import_dump(const Dump& dump, const Model* model, const Plan* p
   }
   TRY_ASSIGN(const auto table, choose_table(dump, options));
   const NameTable none;
-  Importer importer(dump, *model, *plan, table ? *table : none);
+  Importer importer(dump, *model, *plan, table ? *table : none, out.trace.tokens.size());
   TRY(importer.run());
   out.names = std::move(importer.names);
   if (table) out.table = table->name;

@@ -124,7 +124,7 @@ std::map<std::string, std::string> aspects_of(const Plan& plan, const Step& step
   if (step.op == Op::Scale || step.op == Op::SoftCap) aspects["factor"] = number(step.factor);
   if (step.op == Op::Rope) {
     const auto& r = step.rope;
-    aspects["rope.pairing"] = r.pairing == RopePairing::Halves ? "halves" : "neighbours";
+    aspects["rope.pairing"] = r.pairing == RopePairing::Neighbours ? "neighbours" : "halves";
     aspects["rope.dimensions"] = fmt::format("{} of {}", r.dimensions, step.head_dim);
     aspects["rope.magnitude"] = number(r.magnitude);
     std::string frequencies;

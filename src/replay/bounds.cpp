@@ -166,8 +166,7 @@ void bound_rope(const Job& job) {
           std::fabs(referee::rope_angle(rope, frequencies, job.rows.positions[r], pair));
       const double own = std::fabs(rope.magnitude) * job.u.accumulate *
                          (6 + angle * (steps + static_cast<double>(pair)));
-      const size_t first = rope.pairing == RopePairing::Neighbours ? 2 * pair : pair;
-      const size_t second = rope.pairing == RopePairing::Neighbours ? first + 1 : first + half;
+      const auto [first, second] = rope_pair(rope, pair);
       for (size_t head = 0; head < width; head += job.step.head_dim) {
         const double both =
             std::fabs(rope.magnitude) * (job.in_bound(0, r * width + head + first) +

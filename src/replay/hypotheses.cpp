@@ -95,6 +95,36 @@ struct Search {
     for (const auto& fault : fault_catalogue())
       for (const auto& variant : fault.variants(context))
         if (try_variant(replaced, variant, fault.name)) return true;
+    return try_pairs(replaced, context);
+  }
+
+  // Two faults of one rotation: a port that pairs the wrong way often leaves the scaling out too.
+  bool try_pairs(size_t replaced, const FaultContext& context) {
+    if (replayer.plan().steps[replaced].op != Op::Rope) return false;
+    const auto of_rope = [](const Fault& fault) { return fault.name.starts_with("rope."); };
+    for (const auto& first : fault_catalogue()) {
+      if (!of_rope(first)) continue;
+      for (const auto& one : first.variants(context)) {
+        Plan plan = replayer.plan();
+        plan.steps[replaced] = one.step;
+        FaultContext changed{.model = context.model,
+                             .plan = plan,
+                             .step = replaced,
+                             .parameter = {},
+                             .first_position = context.first_position,
+                             .fitted_epsilons = {}};
+        for (const auto& second : fault_catalogue()) {
+          if (!of_rope(second) || second.name <= first.name) continue;
+          for (const auto& two : second.variants(changed)) {
+            FaultVariant both{two.step, one.parameters, one.text + ", and " + two.text};
+            for (const auto& [key, value] : two.parameters)
+              both.parameters["second_" + key] = value;
+            both.parameters["second"] = second.name;
+            if (try_variant(replaced, both, first.name)) return true;
+          }
+        }
+      }
+    }
     return false;
   }
 
@@ -149,6 +179,11 @@ struct Search {
   }
 };
 
+// Nothing was computed, or nothing was written down.
+bool is_all_zero(const ReplayedStep& wrong) {
+  return std::ranges::all_of(wrong.recorded, [](double x) { return x == 0; });
+}
+
 std::map<std::string, std::string> find_clues(const ReplayedStep& wrong) {
   const auto& check = wrong.check;
   std::map<std::string, std::string> clues;
@@ -198,6 +233,15 @@ bool search_all(Search& search) {
 Explanation explain(const Replayer& replayer, const ReplayedStep& wrong) {
   const auto& check = wrong.check;
   Search search{replayer, wrong, check};
+  if (is_all_zero(wrong)) {
+    search.best = {.reason = "value.zero",
+                   .at = check.name,
+                   .parameters = {{"found", "0"}},
+                   .text = "every value is 0: the step was not computed",
+                   .reproduced_to = 0.0,
+                   .clues = find_clues(wrong)};
+    return search.best;
+  }
   bool found = false;
   for (const auto& way : replayer.ways_to_judge(check)) {
     if (found || way.activations_by == "deviation") continue;  // too wide to prove anything

@@ -117,22 +117,34 @@ BoundedValue Replayer::read(size_t index, const std::vector<int32_t>& positions)
 }
 
 // What a trace holds for keys that a query may not see means nothing, unless the run did attend to
-// them: then it is with them that the weights sum to 1.
+// them: then it is with them that the weights sum to 1. One row that shows it, and none that speaks
+// against it, decide for all: in most rows a key beyond the window weighs next to nothing.
 void Replayer::ignore_unseen(const Attention& attention, const std::vector<int32_t>& positions,
                              BoundedValue& weights) const {
+  constexpr double kClear = 1e-3;
   const size_t keys = trace_.tokens.size();
-  for (size_t line = 0; line < positions.size() * attention.heads; ++line) {
-    const int32_t position = positions[line / attention.heads];
-    const auto row = std::span(weights.value).subspan(line * keys, keys);
-    double seen = 0;
-    double all = 0;
+  const size_t lines = positions.size() * attention.heads;
+  std::vector<double> seen(lines);
+  std::vector<double> all(lines);
+  bool attends = false;
+  bool garbage = false;
+  for (size_t line = 0; line < lines; ++line) {
     for (size_t key = 0; key < keys; ++key) {
-      all += row[key];
-      if (referee::sees(attention, position, 0, key)) seen += row[key];
+      const double weight = weights.value[line * keys + key];
+      all[line] += weight;
+      if (referee::sees(attention, positions[line / attention.heads], 0, key)) seen[line] += weight;
     }
-    if (std::fabs(all - 1) < std::fabs(seen - 1)) continue;
+    const bool whole = std::fabs(all[line] - 1) <= kClear;
+    const bool part = std::fabs(seen[line] - 1) <= kClear;
+    attends = attends || (whole && !part);
+    garbage = garbage || (part && !whole);
+  }
+  if (attends && !garbage) return;
+  for (size_t line = 0; line < lines; ++line) {
+    if (std::fabs(all[line] - 1) < std::fabs(seen[line] - 1)) continue;
     for (size_t key = 0; key < keys; ++key)
-      if (!referee::sees(attention, position, 0, key)) row[key] = 0;
+      if (!referee::sees(attention, positions[line / attention.heads], 0, key))
+        weights.value[line * keys + key] = 0;
   }
 }
 

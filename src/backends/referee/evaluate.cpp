@@ -145,8 +145,7 @@ void rotate(const Job& job) {
       const double angle = rope_angle(rope, frequencies, job.rows.positions[r], pair);
       const double cosine = rope.magnitude * std::cos(angle);
       const double sine = rope.magnitude * std::sin(angle);
-      const size_t first = rope.pairing == RopePairing::Neighbours ? 2 * pair : pair;
-      const size_t second = rope.pairing == RopePairing::Neighbours ? first + 1 : first + half;
+      const auto [first, second] = rope_pair(rope, pair);
       for (size_t head = 0; head < width; head += job.step.head_dim) {
         y[head + first] = x[head + first] * cosine - x[head + second] * sine;
         y[head + second] = x[head + first] * sine + x[head + second] * cosine;
