@@ -9,7 +9,7 @@
 #include <set>
 
 #include "model/architecture.h"
-#include "names/values.h"
+#include "names/tensor_values.h"
 
 namespace plumb {
 namespace {

@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-#include "names/values.h"
+#include "names/tensor_values.h"
 
 namespace plumb {
 namespace {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "names/values.h"
+#include "names/tensor_values.h"
 
 #include <fmt/format.h>
 

@@ -114,8 +114,12 @@ void add_fault(std::vector<Finding>& findings, Finding finding) {
   findings.push_back(std::move(finding));
 }
 
-std::string arithmetic_reason(const std::string& activations) {
-  std::string name = activations;
+std::string arithmetic_reason(const std::string& kind) {
+  std::string name = kind;
+  if (name == "f16/table") return "arithmetic.gelu_f16_table";
+  if (name == "attention f16/flash") return "arithmetic.attention_f16_flash";
+  if (name.starts_with("attention "))
+    return "arithmetic.attention_" + name.substr(10, name.find('/') - 10);
   const size_t slash = name.find('/');
   if (slash != std::string::npos)
     name = name.substr(0, slash) + "_per_" +
@@ -123,10 +127,29 @@ std::string arithmetic_reason(const std::string& activations) {
   return "arithmetic." + name;
 }
 
+std::string kind_text(const std::string& kind) {
+  if (kind == "f16/table") return "half precision in GELU, as a table of halves does";
+  if (kind == "attention f16/flash")
+    return "half precision in attention: queries, keys, values, and the sum of the mix (flash "
+           "attention)";
+  if (kind.starts_with("attention "))
+    return kind.substr(10) + " in attention: queries, keys, values";
+  return kind;
+}
+
 // What a step loses: the rounding of its inputs, which only products have, or of its result.
 std::string lossy_kind(const StepCheck& check, const Plan& plan) {
   const auto& a = check.arithmetic;
   const auto is_short = [](const std::string& type) { return type != "f32" && type != "f64"; };
+  const auto holds = [&](auto op) {
+    return std::ranges::any_of(check.segment, [&](const std::string& name) {
+      return op(plan.steps[*plan.find(name)].op);
+    });
+  };
+  if (is_short(a.attention) && holds([](Op op) { return op == Op::Scores || op == Op::Mix; }))
+    return "attention " + a.attention;
+  if (is_short(a.functions) && holds([](Op op) { return op == Op::GeluTanh || op == Op::GeluErf; }))
+    return a.functions;
   const bool product = std::ranges::any_of(check.segment, [&](const std::string& name) {
     return is_product(plan.steps[*plan.find(name)].op);
   });
@@ -162,10 +185,11 @@ void add_arithmetic(Comparison& result, const Plan& plan) {
     finding.step = entry.first_step;
     finding.side = key.second;
     finding.reason = arithmetic_reason(key.first);
-    finding.text = fmt::format(
-        "{} of its steps round to {} ({}); with that they are right{}", entry.steps, key.first,
-        entry.declared ? "declared" : "the tightest arithmetic that explains them",
-        entry.by_size ? ", as far as the size of that rounding lets one see" : "");
+    finding.text =
+        fmt::format("{} of its steps round to {} ({}); with that they are right{}", entry.steps,
+                    kind_text(key.first),
+                    entry.declared ? "declared" : "the tightest arithmetic that explains them",
+                    entry.by_size ? ", as far as the size of that rounding lets one see" : "");
     finding.parameters = {{"steps", fmt::format("{}", entry.steps)}};
     result.findings.push_back(std::move(finding));
   }

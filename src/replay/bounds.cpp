@@ -254,6 +254,18 @@ void bound_softmax(const Job& job) {
   }
 }
 
+// Half-precision attention. Flash: each partial sum is a half, and is scaled each time that a
+// larger score comes. Else the weights are halves: where they are known only within a bound, one
+// may fall to the next half.
+double mix_rounding(const Job& job, double seen, double squares, double y) {
+  const auto& kind = job.arithmetic.attention;
+  const double half = kind == "bf16" ? 0x1p-8 : 0x1p-11;
+  if (kind == "f16/flash") return sum_bound(2 * seen, squares, y, half) + 0x1p-25;
+  const double own = sum_bound(seen, squares, y, job.u.accumulate);
+  if (kind == "f32" || job.inputs[0].bound.empty() || kind.starts_with("int8")) return own;
+  return own + kSigmas * kUniform * 2 * half * std::sqrt(squares) + 0x1p-25;
+}
+
 void bound_mix(const Job& job) {
   const auto& a = job.step.attention;
   const size_t keys = job.rows.keys;
@@ -276,7 +288,7 @@ void bound_mix(const Job& job) {
           ++seen;
         }
         const size_t at = r * job.step.width + h * a.head_dim + i;
-        job.bound[at] = sum_bound(seen, squares, job.out[at], job.u.accumulate) + carried +
+        job.bound[at] = mix_rounding(job, seen, squares, job.out[at]) + carried +
                         output_rounding(job.out[at], job.u);
       }
 }
@@ -333,6 +345,12 @@ void bound_element_wise(const Job& job) {
       const auto unary = unary_bound(
           job.step, x, y, function ? std::max(job.u.accumulate, kUnitFloat) : job.u.accumulate);
       b = unary.slope * b + unary.own;
+      // A half-precision table: its result is a half, and an argument that is known only within a
+      // bound may fall to the next half.
+      if (job.arithmetic.functions == "f16/table" &&
+          (job.step.op == Op::GeluTanh || job.step.op == Op::GeluErf))
+        b += 0x1p-11 * y + 0x1p-24 +
+             (job.inputs[0].bound.empty() ? 0 : unary.slope * 0x1p-10 * std::fabs(x));
     }
     job.bound[i] = b + 2 * job.u.accumulate * y + output_rounding(y, job.u);
   }

@@ -203,8 +203,11 @@ BoundedValue Replayer::evaluate(size_t index, const std::vector<int32_t>& positi
   // are known within a bound are rounded, and the deviation covers those that fall to the next
   // step.
   const bool unrounded = !is_product(step.op) || (how.attempt.deviation && !inexact);
-  referee::evaluate(step, matrices, rows, unrounded ? "f32" : arithmetic.activations, kv_cache_,
-                    threads_, out.value);
+  const referee::Rounding rounding{.activations = unrounded ? "f32" : arithmetic.activations,
+                                   .kv_cache = cache_of(how.attempt.arithmetic),
+                                   .attention = arithmetic.attention,
+                                   .functions = arithmetic.functions};
+  referee::evaluate(step, matrices, rows, rounding, threads_, out.value);
   how.computed.push_back(index);
   if (how.want_bounds)
     out.bound = error_bound(step, inputs, rows, out.value, arithmetic,
@@ -227,6 +230,39 @@ bool Replayer::is_made_of(size_t index, const std::string& type) const {
   return true;
 }
 
+// What keys and values were stored in: as the trace says, or as the attention needs it.
+std::string Replayer::cache_of(const Arithmetic& arithmetic) const {
+  if (kv_cache_ != "f32" || arithmetic.attention == "f32") return kv_cache_;
+  return arithmetic.attention == "f16/flash" ? "f16" : arithmetic.attention;
+}
+
+// Where an engine does not say how it computes attention and GELU, the ways that are in use: after
+// each arithmetic of the list, the same with them.
+void Replayer::add_attention(size_t index, std::vector<Attempt>& list) const {
+  const auto segment = segment_of(index);
+  const auto holds = [&](auto op) {
+    return std::ranges::any_of(segment, [&](size_t i) { return op(plan_.steps[i].op); });
+  };
+  const bool attention = holds([](Op op) { return op == Op::Scores || op == Op::Mix; });
+  const bool gelu = holds([](Op op) { return op == Op::GeluTanh || op == Op::GeluErf; });
+  std::vector<std::pair<std::string, std::string>> ways;  // attention, functions
+  if (attention)
+    for (const char* kind :
+         {"f16", "bf16", "f16/flash", "int8/32/f16scale/even", "int8/32/f16scale"}) {
+      const bool fits =
+          kv_cache_ == "f32" || std::string_view(kind).substr(0, 3) == kv_cache_.substr(0, 3);
+      if (fits) ways.emplace_back(kind, "f32");
+    }
+  if (gelu) ways.emplace_back("f32", "f16/table");
+  const size_t plain = list.size();
+  for (const auto& [kind, functions] : ways)
+    for (size_t i = 0; i < plain; ++i) {
+      list.push_back(list[i]);
+      list.back().arithmetic.attention = kind;
+      list.back().arithmetic.functions = functions;
+    }
+}
+
 // A declared arithmetic is the one to judge by. Others than we may have their own form of int8/32:
 // the scale in half precision, or only its size is known.
 std::vector<Replayer::Attempt> Replayer::declared_attempts(size_t index,
@@ -234,11 +270,16 @@ std::vector<Replayer::Attempt> Replayer::declared_attempts(size_t index,
   std::vector<Attempt> list = {{declared, false, true}};
   const auto engine = trace_.provenance.engine.find("name");
   const bool own = engine != trace_.provenance.engine.end() && engine->second == "plumb";
+  if (!own && declared.accumulate != "f64" && declared.attention == "f32" &&
+      declared.functions == "f32")
+    add_attention(index, list);
   if (own || !is_product(plan_.steps[index].op) || !declared.activations.starts_with("int8"))
     return list;
   if (declared.activations == "int8/32") {
     list.push_back(list[0]);
     list.back().arithmetic.activations = "int8/32/f16scale";
+    list.push_back(list[0]);
+    list.back().arithmetic.activations = "int8/32/f16scale/even";
   }
   list.push_back({declared, true, true});
   return list;
@@ -259,7 +300,7 @@ std::vector<Replayer::Attempt> Replayer::attempts(size_t index) const {
     return is_product(plan_.steps[i].op) && is_quantized(plan_.steps[i].weight->dtype);
   });
   if (blocks)
-    for (const char* kind : {"int8/32", "int8/32/f16scale", "int8/256"})
+    for (const char* kind : {"int8/32", "int8/32/f16scale/even", "int8/32/f16scale", "int8/256"})
       list.push_back({{weights, kind, "f32", "f32"}, false, false});
   for (const char* type : {"f16", "bf16"}) {
     if (product) list.push_back({{weights, type, "f32", "f32"}, false, false});
@@ -267,6 +308,7 @@ std::vector<Replayer::Attempt> Replayer::attempts(size_t index) const {
     list.push_back({{weights, "f32", "f32", type}, false, false});
     list.push_back({{weights, type, "f32", type}, false, false});
   }
+  add_attention(index, list);
   if (blocks && segment.size() == 1)
     for (const char* kind : {"int8/32", "int8/256"})
       list.push_back({{weights, kind, "f32", "f32"}, true, false});
@@ -282,6 +324,10 @@ std::string Replayer::unknown_arithmetic(size_t index) const {
   const std::set<std::string> sums = {"f64", "f32", "f16", "bf16", "int32"};
   if (!outputs.contains(declared->output)) return declared->output;
   if (!sums.contains(declared->accumulate)) return declared->accumulate;
+  if (declared->attention != "f16/flash" && !referee::is_known_rounding(declared->attention))
+    return declared->attention;
+  if (declared->functions != "f32" && declared->functions != "f16/table")
+    return declared->functions;
   return {};
 }
 

@@ -74,6 +74,8 @@ class Replayer {
   struct Evaluation;
   std::vector<Attempt> attempts(size_t step) const;
   std::vector<Attempt> declared_attempts(size_t step, const Arithmetic& declared) const;
+  std::string cache_of(const Arithmetic& arithmetic) const;
+  void add_attention(size_t step, std::vector<Attempt>& list) const;
   Arithmetic arithmetic_for(size_t step, const Evaluation& how, size_t target) const;
   std::string unknown_arithmetic(size_t step) const;
   bool is_made_of(size_t step, const std::string& type) const;

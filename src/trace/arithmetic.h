@@ -13,6 +13,11 @@ struct Arithmetic {
       "f32";  // what the inputs were rounded to: f32 f16 bf16 int8/32 int8/256 …
   std::string accumulate = "f32";  // f64 f32 f16 int32
   std::string output = "f32";      // what the result was rounded to
+  // What queries are rounded to before they meet the keys, and softmax weights before the values:
+  // f32 f16 bf16 …; f16/flash: queries alone, and the mix is summed up in half precision.
+  std::string attention = "f32";
+  // f16/table: GELU of an argument in half precision, result in half precision (ggml's table).
+  std::string functions = "f32";
   friend bool operator==(const Arithmetic&, const Arithmetic&) = default;
 };
 

@@ -44,7 +44,9 @@ Result<ArithmeticTable> read_arithmetic(const json& parent) {
     for (const auto& [key, target] : {std::pair<const char*, std::string*>{"weights", &row.weights},
                                       {"activations", &row.activations},
                                       {"accumulate", &row.accumulate},
-                                      {"output", &row.output}}) {
+                                      {"output", &row.output},
+                                      {"attention", &row.attention},
+                                      {"functions", &row.functions}}) {
       if (!value.contains(key)) continue;
       if (!value[key].is_string())
         return fail(ErrorCode::Corrupt,

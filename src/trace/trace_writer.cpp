@@ -26,11 +26,15 @@ ordered_json head_of(const Provenance& provenance, const std::vector<int32_t>& t
   }
   head["engine"] = provenance.engine;
   head["model"] = provenance.model;
-  for (const auto& [pattern, row] : provenance.arithmetic)
-    head["arithmetic"][pattern] = {{"weights", row.weights},
-                                   {"activations", row.activations},
-                                   {"accumulate", row.accumulate},
-                                   {"output", row.output}};
+  for (const auto& [pattern, row] : provenance.arithmetic) {
+    auto& out = head["arithmetic"][pattern];
+    out = {{"weights", row.weights},
+           {"activations", row.activations},
+           {"accumulate", row.accumulate},
+           {"output", row.output}};
+    if (row.attention != "f32") out["attention"] = row.attention;
+    if (row.functions != "f32") out["functions"] = row.functions;
+  }
   head["kv_cache"] = provenance.kv_cache;
   head["created"] = provenance.created;
   return head;

@@ -3,12 +3,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numbers>
 #include <numeric>
 #include <vector>
 
 #include "backends/referee/rounding.h"
 #include "core/check.h"
+#include "core/half.h"
 #include "quant/dequantize.h"
 
 namespace plumb::referee {
@@ -104,10 +106,36 @@ void multiply_tile(const std::vector<float>& weight, const std::vector<double>& 
   }
 }
 
+// ggml multiplies Q4_1 and Q5_1 with Q8_1, which keeps the sum of each block as a half of its own:
+// what that is more than the sum of the rounded values meets the block's offset. (rows, blocks);
+// empty for other types and roundings.
+std::vector<double> excess_of_sums(const Job& job, const std::string& activations) {
+  const DType dtype = job.step.weight->dtype;
+  if ((dtype != DType::Q4_1 && dtype != DType::Q5_1) || !keeps_block_sums(activations)) return {};
+  const auto& x = job.inputs[0];
+  std::vector<double> excess;
+  std::vector<double> block(32);
+  for (size_t r = 0; r < job.count(); ++r)
+    for (size_t begin = 0; begin < x.width; begin += block.size()) {
+      std::copy_n(x.row(r) + begin, block.size(), block.begin());
+      excess.push_back(block_sum_excess(activations, block));
+    }
+  return excess;
+}
+
+double offset_of_block(const Weight& weight, size_t row, size_t block) {
+  const size_t bytes = info(weight.dtype).block_bytes;
+  uint16_t m = 0;  // behind the scale
+  std::memcpy(&m, weight.row(row) + block * bytes + sizeof(m), sizeof(m));
+  return static_cast<double>(f16_to_f32(m));
+}
+
 void mat_mul(const Job& job, const std::string& activations) {
   const auto& weight = *job.step.weight;
   const size_t rows = job.count();
   const auto tiles = tiles_of(job.inputs[0], rows, activations);
+  const auto excess = excess_of_sums(job, activations);
+  const size_t blocks = excess.size() / std::max(rows, size_t{1});
   std::vector<float> bias;
   if (job.step.bias) bias = job.step.bias->values();
   job.threads.run(weight.rows, 1, [&](size_t begin, size_t end) {
@@ -120,6 +148,11 @@ void mat_mul(const Job& job, const std::string& activations) {
         for (size_t lane = 0; lane < kTile && t * kTile + lane < rows; ++lane)
           job.out[(t * kTile + lane) * weight.rows + j] =
               sums[lane] + (bias.empty() ? 0.0 : static_cast<double>(bias[j]));
+      }
+      for (size_t b = 0; b < blocks; ++b) {
+        const double offset = offset_of_block(weight, j, b);
+        for (size_t r = 0; r < rows; ++r)
+          job.out[r * weight.rows + j] += offset * excess[r * blocks + b];
       }
     }
   });
@@ -162,9 +195,19 @@ std::vector<double> cached(const Matrix& m, const std::string& kv_cache) {
   return copy;
 }
 
-void scores(const Job& job, const std::string& kv_cache) {
+// Flash attention keeps the softmax weights as they are; so do engines whose cache holds blocks.
+std::string queries_kind(const Rounding& rounding) {
+  return rounding.attention == "f16/flash" ? "f16" : rounding.attention;
+}
+std::string weights_kind(const Rounding& rounding) {
+  return rounding.attention == "f16" || rounding.attention == "bf16" ? rounding.attention : "f32";
+}
+
+void scores(const Job& job, const Rounding& rounding) {
   const auto& a = job.step.attention;
-  const auto k = cached(job.inputs[1], kv_cache);
+  const auto k = cached(job.inputs[1], rounding.kv_cache);
+  const auto queries = cached(job.inputs[0], queries_kind(rounding));
+  const size_t q_width = job.inputs[0].width;
   const size_t k_width = job.inputs[1].width;
   const size_t keys = job.rows.keys;
   std::ranges::fill(job.out, 0.0);
@@ -173,7 +216,7 @@ void scores(const Job& job, const std::string& kv_cache) {
       for (size_t h = 0; h < a.heads; ++h)
         for (size_t key = 0; key < keys; ++key) {
           if (!in_cache(job.rows, r, key)) continue;  // The mask belongs to the softmax.
-          const double* q = job.inputs[0].row(r) + h * a.head_dim;
+          const double* q = queries.data() + r * q_width + h * a.head_dim;
           const double* row =
               k.data() + cache_row(a, key) * k_width + kv_head_of(a, h) * a.head_dim;
           double sum = 0;
@@ -204,15 +247,16 @@ void softmax(const Job& job) {
     }
 }
 
-void mix(const Job& job, const std::string& kv_cache) {
+void mix(const Job& job, const Rounding& rounding) {
   const auto& a = job.step.attention;
-  const auto v = cached(job.inputs[1], kv_cache);
+  const auto v = cached(job.inputs[1], rounding.kv_cache);
+  const auto weights = cached(job.inputs[0], weights_kind(rounding));
   const size_t v_width = job.inputs[1].width;
   const size_t keys = job.rows.keys;
   std::ranges::fill(job.out, 0.0);
   for (size_t r = 0; r < job.count(); ++r)
     for (size_t h = 0; h < a.heads; ++h) {
-      const double* w = job.inputs[0].row(r) + h * keys;
+      const double* w = weights.data() + r * job.inputs[0].width + h * keys;
       double* y = &job.out[r * job.step.width + h * a.head_dim];
       for (size_t key = 0; key < keys; ++key) {
         if (!mixes(a, job.rows, r, key, w[key])) continue;
@@ -238,14 +282,16 @@ double unary(const Step& step, double x) {
   }
 }
 
-void element_wise(const Job& job) {
+void element_wise(const Job& job, const std::string& functions) {
   const size_t count = job.out.size();
+  const bool gelu = job.step.op == Op::GeluTanh || job.step.op == Op::GeluErf;
+  const bool table = gelu && functions == "f16/table";
   const double* a = job.inputs[0].data;
   const double* b = job.inputs.size() > 1 ? job.inputs[1].data : nullptr;
   for (size_t i = 0; i < count; ++i) {
     if (job.step.op == Op::Add) job.out[i] = a[i] + b[i];
     else if (job.step.op == Op::Multiply) job.out[i] = a[i] * b[i];
-    else job.out[i] = unary(job.step, a[i]);
+    else job.out[i] = unary(job.step, table ? round_to_f16(a[i]) : a[i]);
   }
 }
 
@@ -390,24 +436,23 @@ size_t cache_row(const Attention& attention, size_t key) {
 }
 
 void evaluate(const Step& step, std::span<const Matrix> inputs, const Rows& rows,
-              const std::string& activations, const std::string& kv_cache, Threads& threads,
-              std::span<double> out) {
+              const Rounding& rounding, Threads& threads, std::span<double> out) {
   const Job job{step, inputs, rows, threads, out};
   switch (step.op) {
     case Op::Embedding: embed(job); break;
     case Op::Positions: add_positions(job); break;
     case Op::RmsNorm:
     case Op::LayerNorm: norm(job); break;
-    case Op::MatMul: mat_mul(job, activations); break;
+    case Op::MatMul: mat_mul(job, rounding.activations); break;
     case Op::Bias: add_bias(job); break;
     case Op::Rope: rotate(job); break;
-    case Op::Scores: scores(job, kv_cache); break;
+    case Op::Scores: scores(job, rounding); break;
     case Op::Softmax: softmax(job); break;
-    case Op::Mix: mix(job, kv_cache); break;
+    case Op::Mix: mix(job, rounding); break;
     case Op::MultiplyRow: multiply_row(job); break;
     case Op::TopExperts: top_experts(job); break;
     case Op::ExpertWeights: expert_weights(job); break;
-    case Op::ExpertMatMul: expert_mat_mul(job, activations); break;
+    case Op::ExpertMatMul: expert_mat_mul(job, rounding.activations); break;
     case Op::ExpertSum: expert_sum(job); break;
     case Op::Add:
     case Op::Multiply:
@@ -416,7 +461,7 @@ void evaluate(const Step& step, std::span<const Matrix> inputs, const Rows& rows
     case Op::Silu:
     case Op::GeluTanh:
     case Op::GeluErf:
-    case Op::Sigmoid: element_wise(job); break;
+    case Op::Sigmoid: element_wise(job, rounding.functions); break;
   }
   if (step.gain != 1)
     for (double& x : out) x *= step.gain;

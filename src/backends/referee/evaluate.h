@@ -26,12 +26,19 @@ struct Rows {
   size_t keys = 0;  // columns of Scores and Softmax for each head
 };
 
+// What inputs are rounded to before a step computes: Arithmetic's words.
+struct Rounding {
+  std::string activations = "f32";  // inputs of products with weights
+  std::string kv_cache = "f32";     // keys and values
+  std::string attention = "f32";    // queries and softmax weights
+  std::string functions = "f32";    // arguments of GELU
+};
+
 // Computes `step` for the given rows. Inputs of Scores (second) and Mix (second) hold all positions
-// from 0 on; all others hold the given rows. `activations` and `kv_cache` name what the inputs are
-// rounded to first. out has rows * width values; width of Scores and Softmax is heads * keys.
+// from 0 on; all others hold the given rows. `rounding` says what the inputs are rounded
+// to first. out has rows * width values; width of Scores and Softmax is heads * keys.
 void evaluate(const Step& step, std::span<const Matrix> inputs, const Rows& rows,
-              const std::string& activations, const std::string& kv_cache, Threads& threads,
-              std::span<double> out);
+              const Rounding& rounding, Threads& threads, std::span<double> out);
 
 // The angle of pair `pair` of a head at `position`, in radians.
 double rope_angle(const Rope& rope, std::span<const double> frequencies, int32_t position,

@@ -78,7 +78,7 @@ class RefereeSession : public Session {
       inputs.push_back({data.data(), data.size() / width, width});
     }
     values[index].resize(rows.positions.size() * width_of(step, rows));
-    referee::evaluate(step, inputs, rows, "f32", kv_cache_, threads_, values[index]);
+    referee::evaluate(step, inputs, rows, {.kv_cache = kv_cache_}, threads_, values[index]);
   }
 
   static size_t width_of(const Step& step, const referee::Rows& rows) {

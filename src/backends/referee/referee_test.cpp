@@ -37,7 +37,7 @@ std::vector<double> run(const Step& step, const std::vector<std::vector<double>>
   const std::vector<size_t> visible(rows, visible_keys == 0 ? rows : visible_keys);
   std::vector<double> out(rows * out_width);
   Threads threads(2);
-  evaluate(step, matrices, {positions, tokens, visible, keys}, "f32", "f32", threads, out);
+  evaluate(step, matrices, {positions, tokens, visible, keys}, {}, threads, out);
   return out;
 }
 

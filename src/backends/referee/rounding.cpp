@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "core/check.h"
 #include "core/half.h"
@@ -11,7 +12,7 @@ namespace plumb::referee {
 namespace {
 
 size_t block_of(const std::string& kind, size_t row) {
-  if (kind == "int8/32" || kind == "int8/32/f16scale") return 32;
+  if (kind == "int8/32" || keeps_block_sums(kind)) return 32;
   if (kind == "int8/256") return 256;
   return row;
 }
@@ -39,14 +40,16 @@ void round_block_even(std::span<double> block) {
   }
 }
 
-void round_block_q8_0(std::span<double> block) {
+void round_block_q8_0(std::span<double> block, bool even) {
   const float max = largest(block);
   if (max == 0) return;
   const float scale = max / 127.0F;
-  const float inverse = 1.0F / scale;
+  const float inverse = even ? 127.0F / max : 1.0F / scale;
   const auto stored = static_cast<double>(f16_to_f32(f32_to_f16(scale)));
-  for (double& x : block)
-    x = stored * static_cast<double>(std::round(static_cast<float>(x) * inverse));
+  for (double& x : block) {
+    const float steps = static_cast<float>(x) * inverse;
+    x = stored * static_cast<double>(even ? std::nearbyint(steps) : std::round(steps));
+  }
 }
 
 void round_block_q8_k(std::span<double> block) {
@@ -73,8 +76,8 @@ double round_to_bf16(double x) {
 }
 
 bool is_known_rounding(const std::string& kind) {
-  for (const char* known :
-       {"f64", "f32", "f16", "bf16", "int8/32", "int8/32/f16scale", "int8/256", "int8/row"})
+  for (const char* known : {"f64", "f32", "f16", "bf16", "int8/32", "int8/32/f16scale",
+                            "int8/32/f16scale/even", "int8/256", "int8/row"})
     if (kind == known) return true;
   return false;
 }
@@ -88,11 +91,26 @@ void round_row(const std::string& kind, std::span<double> row) {
     const size_t block = block_of(kind, row.size());
     for (size_t begin = 0; begin < row.size(); begin += block) {
       const auto part = row.subspan(begin, std::min(block, row.size() - begin));
-      if (kind == "int8/32/f16scale") round_block_q8_0(part);
+      if (keeps_block_sums(kind)) round_block_q8_0(part, kind.ends_with("even"));
       else if (kind == "int8/256") round_block_q8_k(part);
       else round_block_even(part);
     }
   }
+}
+
+bool keeps_block_sums(const std::string& kind) { return kind.starts_with("int8/32/f16scale"); }
+
+double block_sum_excess(const std::string& kind, std::span<const double> block) {
+  const float max = largest(block);
+  if (!(max > 0)) return 0;
+  const float scale = max / 127.0F;
+  const double stored = round_to_f16(static_cast<double>(scale));
+  std::vector<double> rounded(block.begin(), block.end());
+  round_block_q8_0(rounded, kind.ends_with("even"));
+  double steps = 0;
+  if (stored > 0)
+    for (const double x : rounded) steps += std::nearbyint(x / stored);
+  return round_to_f16(round_to_f32(static_cast<double>(scale) * steps)) - stored * steps;
 }
 
 void rounding_deviation(const std::string& kind, std::span<const double> row,

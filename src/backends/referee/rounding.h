@@ -17,9 +17,15 @@ bool is_known_rounding(const std::string& kind);
 //   f32, f16, bf16    each value
 //   int8/32           scale = max|x|/127 in float, round half to even: plumb's own, exact to the
 //   bit int8/32/f16scale  as llama.cpp's Q8_0: the scale is kept as f16, values round half away
-//   from 0 int8/256          as ggml's Q8_K: scale = signed max / -127 for 256 values int8/row one
-//   scale for the row
+//   from 0; int8/32/f16scale/even: its code for x86, half to even. int8/256          as ggml's
+//   Q8_K: scale = signed max / -127 for 256 values int8/row one scale for the row
 void round_row(const std::string& kind, std::span<double> row);
+
+// ggml's Q8_1, which stands for Q8_0 where weights have an offset: the scale times the sum of the
+// whole numbers is kept as a half. What it is more than the sum of the rounded values. `block`: 32
+// values as they were.
+bool keeps_block_sums(const std::string& kind);
+double block_sum_excess(const std::string& kind, std::span<const double> block);
 
 // The standard deviation of the rounding error of each value, for judging a kind whose exact form
 // is unknown: a uniform error of one step has deviation step / sqrt(12).
