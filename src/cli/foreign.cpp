@@ -69,7 +69,11 @@ Result<Trace> open_run(const std::string& path, const Model* model, const NamesO
   if (kind == InputKind::Model)
     return fail(ErrorCode::Usage,
                 fmt::format("{}: it is a model; a trace or a dump of a run is expected", path));
-  if (kind == InputKind::Trace) return open_trace(path);
+  if (kind == InputKind::Trace) {
+    TRY_ASSIGN(auto trace, open_trace(path));
+    if (model != nullptr) order_rope_rows(trace, *model);
+    return trace;
+  }
   if (model == nullptr)
     return fail(
         ErrorCode::Usage,

@@ -34,7 +34,7 @@ struct CanonicalTensor {
   std::vector<std::string> sources;  // names in the file; empty: computed from the configuration
   std::vector<std::string> changes;  // in words: "transposed (Conv1D)"
   bool rope_rows_reordered = false;
-  bool is_view = true;               // the file's own bytes serve: `view`
+  bool is_view = true;  // the file's own bytes serve: `view`
   TensorView view;
   CanonicalRecipe recipe;
 };

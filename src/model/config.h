@@ -9,8 +9,8 @@
 
 namespace plumb {
 
-// (2i, 2i+1), (i, i + n/2), or (a fault) neighbours in the order that the rows had before a converter
-// made neighbours of halves.
+// (2i, 2i+1), (i, i + n/2), or (a fault) neighbours in the order that the rows had before a
+// converter made neighbours of halves.
 enum class RopePairing { Neighbours, Halves, NeighboursOfHalves };
 enum class Activation { Silu, GeluTanh, GeluErf };
 

@@ -39,6 +39,33 @@ std::vector<uint64_t> without_batch(std::vector<uint64_t> shape) {
   return shape;
 }
 
+// Within each head of d values: value p and value p + d/2 become neighbours.
+void neighbours_of_halves(std::vector<double>& values, size_t d) {
+  std::vector<double> head(d);
+  for (size_t at = 0; at + d <= values.size(); at += d) {
+    std::copy_n(values.begin() + static_cast<ptrdiff_t>(at), d, head.begin());
+    for (size_t i = 0; i < d / 2; ++i) {
+      values[at + 2 * i] = head[i];
+      values[at + 2 * i + 1] = head[i + d / 2];
+    }
+  }
+}
+
+// Values as the rows of a step, which owns them.
+void store_rows(TraceStep& step, const std::vector<double>& values, bool single) {
+  step.view.shape = {step.positions.size(), values.size() / step.positions.size()};
+  step.view.dtype = single ? DType::F32 : DType::F64;
+  auto bytes = std::make_shared<std::vector<std::byte>>(values.size() *
+                                                        (single ? sizeof(float) : sizeof(double)));
+  for (size_t i = 0; i < values.size(); ++i) {
+    const auto narrow = static_cast<float>(values[i]);
+    if (single) std::memcpy(bytes->data() + sizeof(float) * i, &narrow, sizeof(float));
+    else std::memcpy(bytes->data() + sizeof(double) * i, &values[i], sizeof(double));
+  }
+  step.view.bytes = *bytes;
+  step.owner = std::move(bytes);
+}
+
 class Importer {
  public:
   Importer(const Dump& dump, const Model& model, const Plan& plan, const NameTable& table,
@@ -263,14 +290,7 @@ class Importer {
   void to_neighbours(const Step& step, Rows& rows) const {
     const size_t d = model_.config.head_dim;
     if (d == 0 || step.width % d != 0) return;
-    std::vector<double> head(d);
-    for (size_t at = 0; at < rows.values.size(); at += d) {
-      std::copy_n(rows.values.begin() + static_cast<ptrdiff_t>(at), d, head.begin());
-      for (size_t i = 0; i < d / 2; ++i) {
-        rows.values[at + 2 * i] = head[i];
-        rows.values[at + 2 * i + 1] = head[i + d / 2];
-      }
-    }
+    neighbours_of_halves(rows.values, d);
     add_words(rows.changes, "halves of each head → neighbours");
   }
 
@@ -371,7 +391,7 @@ class TraceBuilder {
     if (!std::ranges::is_sorted(step.positions, std::ranges::less_equal{}))
       return fail(ErrorCode::Corrupt,
                   fmt::format("{}: the positions of {} do not ascend", dump_.label, name));
-    store(step, values, single);
+    store_rows(step, values, single);
     out_.trace.steps.emplace(name, std::move(step));
     return {};
   }
@@ -389,21 +409,6 @@ class TraceBuilder {
     for (size_t i = rows - piece.rows.rows; i < rows; ++i)
       out.push_back(static_cast<int32_t>(passes_.first[piece.pass] + i));
     return out;
-  }
-
-  static void store(TraceStep& step, const std::vector<double>& values, bool single) {
-    const size_t width = values.size() / step.positions.size();
-    step.view.shape = {step.positions.size(), width};
-    step.view.dtype = single ? DType::F32 : DType::F64;
-    std::shared_ptr<std::vector<std::byte>> bytes =
-        std::make_shared<std::vector<std::byte>>(values.size() * (single ? 4 : 8));
-    for (size_t i = 0; i < values.size(); ++i) {
-      const auto narrow = static_cast<float>(values[i]);
-      if (single) std::memcpy(bytes->data() + 4 * i, &narrow, 4);
-      else std::memcpy(bytes->data() + 8 * i, &values[i], 8);
-    }
-    step.view.bytes = *bytes;
-    step.owner = std::move(bytes);
   }
 
   const Dump& dump_;
@@ -465,6 +470,29 @@ bool reorders_rope_rows(const std::string& architecture) {
     if (module.name == "blk.{}.attn_q" && !module.hf.empty())
       return module.hf.front().form == Form::Halves;
   return false;
+}
+
+void order_rope_rows(Trace& trace, const Model& model) {
+  if (!reorders_rope_rows(model.config.architecture)) return;
+  auto& engine = trace.provenance.engine;
+  const auto said = engine.find("rope_rows");
+  const bool own = engine.contains("name") && engine["name"] == "plumb";
+  const bool halves =
+      said != engine.end() ? said->second == "hf" : model.rope_rows_reordered && !own;
+  if (!halves) return;
+  for (auto& [name, step] : trace.steps) {
+    const bool turned =
+        name.find(".attn.q") != std::string::npos || name.find(".attn.k") != std::string::npos;
+    const size_t width = step.width();
+    const size_t d = model.config.head_dim;
+    if (!turned || width % d != 0) continue;
+    std::vector<double> values(step.positions.size() * width);
+    for (size_t r = 0; r < step.positions.size(); ++r)
+      read_row(step, r, std::span(values).subspan(r * width, width));
+    neighbours_of_halves(values, d);
+    store_rows(step, values, step.view.dtype != DType::F64);
+  }
+  engine["rope_rows"] = "gguf (was hf)";
 }
 
 Result<Imported> import_dump(const Dump& dump, const Model* model, const Plan* plan,

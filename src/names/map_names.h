@@ -39,6 +39,11 @@ struct Imported {
 Result<Imported> import_dump(const Dump& dump, const Model* model, const Plan* plan,
                              const ImportOptions& options);
 
+// q and k of a trace as the plan has them: neighbours. Another engine's trace has them as its model
+// file, halves where that is a Hugging Face folder; `rope_rows` of its engine ("hf", "gguf") says
+// so where the file alone does not.
+void order_rope_rows(Trace& trace, const Model& model);
+
 // Whether the rows of q and k stand in another order in this architecture's GGUF (neighbours) than
 // in its Hugging Face folder (halves).
 bool reorders_rope_rows(const std::string& architecture);

@@ -116,6 +116,7 @@ void add_fault(std::vector<Finding>& findings, Finding finding) {
 
 std::string arithmetic_reason(const std::string& kind) {
   std::string name = kind;
+  if (name.ends_with("/hadamard")) return "arithmetic.attention_int8_turned";
   if (name == "f16/table") return "arithmetic.gelu_f16_table";
   if (name == "attention f16/flash") return "arithmetic.attention_f16_flash";
   if (name.starts_with("attention "))
@@ -132,6 +133,9 @@ std::string kind_text(const std::string& kind) {
   if (kind == "attention f16/flash")
     return "half precision in attention: queries, keys, values, and the sum of the mix (flash "
            "attention)";
+  if (kind.ends_with("/hadamard"))
+    return "int8 in attention: queries, keys and values turned by a Hadamard matrix, one scale per "
+           "32";
   if (kind.starts_with("attention "))
     return kind.substr(10) + " in attention: queries, keys, values";
   return kind;

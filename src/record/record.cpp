@@ -90,6 +90,8 @@ Result<TraceLayout> plan_trace(const RunSetup& setup, std::vector<Token> tokens,
               {"level", setup.backend.level()},
               {"threads", fmt::format("{}", setup.threads.count())},
               {"path", "batched prefill, serial decode"}};
+  // q and k lie as in a GGUF, also where the model is a Hugging Face folder (docs/trace-format.md).
+  if (setup.model.rope_rows_reordered) p.engine["rope_rows"] = "gguf";
   if (!injected.empty()) p.engine["injected"] = injected;
   p.model = {{"name", setup.model.config.name},
              {"architecture", setup.model.config.architecture},

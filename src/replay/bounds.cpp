@@ -199,8 +199,36 @@ double score_bound(const Job& job, size_t r, double sum, double squares, double 
   return own + scale * carried + rest;
 }
 
+// Values that are turned in float and rounded to steps then: one value of a head may fall to the
+// next step (of 64 values one in a hundred heads has one). It meets a value of the other side of
+// twice its root mean square at most, or what other keys are allowed covers it. (rows, heads);
+// empty for other kinds.
+struct Turned {
+  std::vector<double> usual, step;
+};
+Turned turned_heads(const Job& job, size_t input, size_t turn) {
+  if (!referee::turns_first(job.arithmetic.attention)) return {};
+  const size_t d = job.step.attention.head_dim;
+  std::vector<double> values(job.inputs[input].value.begin(), job.inputs[input].value.end());
+  referee::turn_hadamard(values, turn);
+  Turned out;
+  for (size_t at = 0; at < values.size(); at += d) {
+    double largest = 0;
+    double squares = 0;
+    for (size_t i = at; i < at + d; ++i) {
+      largest = std::max(largest, std::fabs(values[i]));
+      squares += values[i] * values[i];
+    }
+    out.usual.push_back(2 * std::sqrt(squares / static_cast<double>(d)));
+    out.step.push_back(largest / 127);
+  }
+  return out;
+}
+
 void bound_scores(const Job& job) {
   const auto& a = job.step.attention;
+  const auto turned_q = turned_heads(job, 0, referee::key_turn(a.head_dim));
+  const auto turned_k = turned_heads(job, 1, referee::key_turn(a.head_dim));
   const size_t keys = job.rows.keys;
   const size_t q_width = job.inputs[0].width;
   const size_t k_width = job.inputs[1].width;
@@ -220,6 +248,12 @@ void bound_scores(const Job& job) {
           squares += product * product;
           carried += std::fabs(job.inputs[0].value[q + i]) * job.in_bound(1, k + i) +
                      std::fabs(job.inputs[1].value[k + i]) * job.in_bound(0, q + i);
+        }
+        if (!turned_q.step.empty()) {
+          const size_t head_q = q / a.head_dim;
+          const size_t head_k = k / a.head_dim;
+          carried += turned_q.usual[head_q] * turned_k.step[head_k] +
+                     turned_k.usual[head_k] * turned_q.step[head_q];
         }
         const size_t at = (r * a.heads + h) * keys + key;
         job.bound[at] = score_bound(job, r, sum, squares, carried, job.out[at], h, key);
@@ -268,6 +302,7 @@ double mix_rounding(const Job& job, double seen, double squares, double y) {
 
 void bound_mix(const Job& job) {
   const auto& a = job.step.attention;
+  const auto turned_v = turned_heads(job, 1, referee::kValueTurn);
   const size_t keys = job.rows.keys;
   const size_t v_width = job.inputs[1].width;
   for (size_t r = 0; r < job.count(); ++r)
@@ -283,6 +318,9 @@ void bound_mix(const Job& job) {
               referee::cache_row(a, key) * v_width + referee::kv_head_of(a, h) * a.head_dim + i;
           const double product = job.inputs[0].value[w] * job.inputs[1].value[v];
           squares += product * product;
+          if (!turned_v.step.empty())  // one value of a head, seen by all that are turned with it
+            carried += job.inputs[0].value[w] * turned_v.step[v / a.head_dim] /
+                       std::sqrt(static_cast<double>(referee::kValueTurn));
           carried += std::fabs(job.inputs[1].value[v]) * job.in_bound(0, w) +
                      job.inputs[0].value[w] * job.in_bound(1, v);
           ++seen;
@@ -334,7 +372,10 @@ void bound_element_wise(const Job& job) {
     const double x = job.inputs[0].value[i];
     double b = job.in_bound(0, i);
     if (job.step.op == Op::Add) {
-      b += job.in_bound(1, i);
+      // Three terms in any order: input + attention + feed-forward where the two stand side by
+      // side.
+      b += job.in_bound(1, i) +
+           job.u.accumulate * (std::fabs(x) + std::fabs(job.inputs[1].value[i]));
     } else if (job.step.op == Op::Multiply) {
       b = b * std::fabs(job.inputs[1].value[i]) + std::fabs(x) * job.in_bound(1, i) +
           b * job.in_bound(1, i);

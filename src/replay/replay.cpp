@@ -232,6 +232,7 @@ bool Replayer::is_made_of(size_t index, const std::string& type) const {
 
 // What keys and values were stored in: as the trace says, or as the attention needs it.
 std::string Replayer::cache_of(const Arithmetic& arithmetic) const {
+  if (referee::turns_first(arithmetic.attention)) return arithmetic.attention;
   if (kv_cache_ != "f32" || arithmetic.attention == "f32") return kv_cache_;
   return arithmetic.attention == "f16/flash" ? "f16" : arithmetic.attention;
 }
@@ -247,8 +248,10 @@ void Replayer::add_attention(size_t index, std::vector<Attempt>& list) const {
   const bool gelu = holds([](Op op) { return op == Op::GeluTanh || op == Op::GeluErf; });
   std::vector<std::pair<std::string, std::string>> ways;  // attention, functions
   if (attention)
-    for (const char* kind :
-         {"f16", "bf16", "f16/flash", "int8/32/f16scale/even", "int8/32/f16scale"}) {
+    for (const char* kind : {"f16", "bf16", "f16/flash", "int8/32/f16scale/even",
+                             "int8/32/f16scale", "int8/32/f16scale/even/hadamard"}) {
+      const bool turned = referee::turns_first(kind);
+      if (turned && plan_.steps[index].attention.head_dim % referee::kValueTurn != 0) continue;
       const bool fits =
           kv_cache_ == "f32" || std::string_view(kind).substr(0, 3) == kv_cache_.substr(0, 3);
       if (fits) ways.emplace_back(kind, "f32");
@@ -324,7 +327,8 @@ std::string Replayer::unknown_arithmetic(size_t index) const {
   const std::set<std::string> sums = {"f64", "f32", "f16", "bf16", "int32"};
   if (!outputs.contains(declared->output)) return declared->output;
   if (!sums.contains(declared->accumulate)) return declared->accumulate;
-  if (declared->attention != "f16/flash" && !referee::is_known_rounding(declared->attention))
+  if (declared->attention != "f16/flash" &&
+      !referee::is_known_rounding(referee::without_turn(declared->attention)))
     return declared->attention;
   if (declared->functions != "f32" && declared->functions != "f16/table")
     return declared->functions;
@@ -518,7 +522,12 @@ ReplayedStep Replayer::check(size_t index) const {
   }
   std::optional<ReplayedStep> tightest;
   for (const auto& attempt : attempts(index)) {
-    auto result = judge(index, attempt, judged_positions(index), {});
+    auto positions = judged_positions(index);
+    // Most attempts fail everywhere: one position tells.
+    if (tightest && positions.size() > 2 &&
+        judge(index, attempt, {tightest->check.worst_position}, {}).check.wrong())
+      continue;
+    auto result = judge(index, attempt, std::move(positions), {});
     if (!result.check.wrong()) return result;
     if (!tightest) tightest = std::move(result);
   }

@@ -188,10 +188,13 @@ void rotate(const Job& job) {
 }
 
 // A copy of K or V, rounded to the type of the cache.
-std::vector<double> cached(const Matrix& m, const std::string& kv_cache) {
+std::vector<double> cached(const Matrix& m, const std::string& kind, size_t turn) {
   std::vector<double> copy(m.data, m.data + m.rows * m.width);
-  for (size_t r = 0; r < m.rows; ++r)
-    round_row(kv_cache, std::span(copy).subspan(r * m.width, m.width));
+  for (size_t r = 0; r < m.rows; ++r) {
+    const auto row = std::span(copy).subspan(r * m.width, m.width);
+    if (turns_first(kind)) turn_hadamard(row, turn);
+    round_row(without_turn(kind), row);
+  }
   return copy;
 }
 
@@ -205,8 +208,8 @@ std::string weights_kind(const Rounding& rounding) {
 
 void scores(const Job& job, const Rounding& rounding) {
   const auto& a = job.step.attention;
-  const auto k = cached(job.inputs[1], rounding.kv_cache);
-  const auto queries = cached(job.inputs[0], queries_kind(rounding));
+  const auto k = cached(job.inputs[1], rounding.kv_cache, key_turn(a.head_dim));
+  const auto queries = cached(job.inputs[0], queries_kind(rounding), key_turn(a.head_dim));
   const size_t q_width = job.inputs[0].width;
   const size_t k_width = job.inputs[1].width;
   const size_t keys = job.rows.keys;
@@ -249,8 +252,8 @@ void softmax(const Job& job) {
 
 void mix(const Job& job, const Rounding& rounding) {
   const auto& a = job.step.attention;
-  const auto v = cached(job.inputs[1], rounding.kv_cache);
-  const auto weights = cached(job.inputs[0], weights_kind(rounding));
+  const auto v = cached(job.inputs[1], rounding.kv_cache, kValueTurn);
+  const auto weights = cached(job.inputs[0], weights_kind(rounding), 1);
   const size_t v_width = job.inputs[1].width;
   const size_t keys = job.rows.keys;
   std::ranges::fill(job.out, 0.0);
@@ -263,6 +266,7 @@ void mix(const Job& job, const Rounding& rounding) {
         const double* row = v.data() + cache_row(a, key) * v_width + kv_head_of(a, h) * a.head_dim;
         for (size_t i = 0; i < a.head_dim; ++i) y[i] += w[key] * row[i];
       }
+      if (turns_first(rounding.kv_cache)) turn_hadamard({y, a.head_dim}, kValueTurn);
     }
 }
 
@@ -421,6 +425,13 @@ bool sees(const Attention& attention, int32_t position, size_t visible, size_t k
   const auto query = static_cast<size_t>(position);
   if (attention.causal ? key > query : key >= std::max(visible, query + 1)) return false;
   return attention.window == 0 || key + attention.window > query;
+}
+
+// As llama.cpp chooses it: the largest power of two from 64 on that divides a head; values by 64.
+size_t key_turn(size_t head_dim) {
+  size_t n = kValueTurn;
+  while (head_dim % (2 * n) == 0) n *= 2;
+  return n;
 }
 
 size_t kv_head_of(const Attention& attention, size_t head) {

@@ -56,6 +56,9 @@ bool in_cache(const Rows& rows, size_t row, size_t key);
 bool mixes(const Attention& attention, const Rows& rows, size_t row, size_t key, double weight);
 // Whether the query at `position` (which had `visible` keys in its cache) sees `key`.
 bool sees(const Attention& attention, int32_t position, size_t visible, size_t key);
+// How many values of a head are turned together before a quantized cache rounds them.
+constexpr size_t kValueTurn = 64;
+size_t key_turn(size_t head_dim);
 size_t kv_head_of(const Attention& attention, size_t head);
 // The cache row that is read for `key`.
 size_t cache_row(const Attention& attention, size_t key);

@@ -98,6 +98,28 @@ void round_row(const std::string& kind, std::span<double> row) {
   }
 }
 
+constexpr std::string_view kTurn = "/hadamard";
+bool turns_first(const std::string& kind) { return kind.ends_with(kTurn); }
+std::string without_turn(const std::string& kind) {
+  return turns_first(kind) ? kind.substr(0, kind.size() - kTurn.size()) : kind;
+}
+
+void turn_hadamard(std::span<double> row, size_t n) {
+  const double scale = 1 / std::sqrt(static_cast<double>(n));
+  for (size_t begin = 0; begin + n <= row.size(); begin += n) {
+    const auto part = row.subspan(begin, n);
+    for (size_t half = 1; half < n; half *= 2)
+      for (size_t i = 0; i < n; ++i) {
+        if ((i & half) != 0) continue;
+        const double a = part[i];
+        const double b = part[i + half];
+        part[i] = a + b;
+        part[i + half] = a - b;
+      }
+    for (double& x : part) x *= scale;
+  }
+}
+
 bool keeps_block_sums(const std::string& kind) { return kind.starts_with("int8/32/f16scale"); }
 
 double block_sum_excess(const std::string& kind, std::span<const double> block) {

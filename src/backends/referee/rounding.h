@@ -21,6 +21,13 @@ bool is_known_rounding(const std::string& kind);
 //   Q8_K: scale = signed max / -127 for 256 values int8/row one scale for the row
 void round_row(const std::string& kind, std::span<double> row);
 
+// "…/hadamard": queries, keys and values are turned by an orthonormal Walsh-Hadamard matrix before
+// they are rounded (llama.cpp's quantized caches). Turns each `n` (a power of two) values; its own
+// inverse.
+bool turns_first(const std::string& kind);
+std::string without_turn(const std::string& kind);
+void turn_hadamard(std::span<double> row, size_t n);
+
 // ggml's Q8_1, which stands for Q8_0 where weights have an offset: the scale times the sum of the
 // whole numbers is kept as a half. What it is more than the sum of the rounded values. `block`: 32
 // values as they were.
