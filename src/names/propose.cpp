@@ -56,7 +56,7 @@ Result<std::vector<Proposal>> propose_names(const Dump& dump, const Imported& im
       if (distance < best.distance) best = {i, step.name, distance, ""};
     }
     if (best.step.empty()) continue;
-    best.why = fmt::format("{} of its values is {:.2g} from the referee's",
+    best.why = fmt::format("{}, {:.2g} from the referee's values",
                            to_text(dump.tensors[i].view.shape), best.distance);
     out.push_back(std::move(best));
   }

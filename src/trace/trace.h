@@ -32,9 +32,9 @@ struct TraceStep {
   std::vector<int32_t> positions;  // ascending; one for each row
   // Values known only to within this, as printed decimals; 0: as the engine had them.
   double precision = 0;
-  bool elided = false;                // NaN stands for a value that was not written down
-  std::shared_ptr<const void> owner;  // of the bytes, where the trace does not own them
-  size_t width() const;               // values in a row
+  bool elided = false;                     // NaN stands for a value that was not written down
+  std::shared_ptr<const void> owner = {};  // of the bytes, where the trace does not own them
+  size_t width() const;                    // values in a row
 };
 
 struct Trace {
