@@ -150,6 +150,7 @@ std::string lossy_kind(const StepCheck& check, const Plan& plan) {
       return op(plan.steps[*plan.find(name)].op);
     });
   };
+  if (is_short(a.inside)) return a.inside;
   if (is_short(a.attention) && holds([](Op op) { return op == Op::Scores || op == Op::Mix; }))
     return "attention " + a.attention;
   if (is_short(a.functions) && holds([](Op op) { return op == Op::GeluTanh || op == Op::GeluErf; }))

@@ -20,6 +20,12 @@ constexpr double kTiny = 0x1p-149;  // half the smallest float, twice: results n
 constexpr double kUnitFloat = 0x1p-24;
 constexpr size_t kBlock = 32;
 
+// Of one elementary operation inside a step that works in a short type.
+double inside_unit(const Arithmetic& arithmetic) {
+  if (arithmetic.inside == "f16") return 0x1p-11;
+  return arithmetic.inside == "bf16" ? 0x1p-8 : 0;
+}
+
 double output_rounding(double y, const Units& u) {
   // Below the smallest normal number the spacing is fixed: 2^-24 in half precision.
   return std::max(u.output * std::fabs(y), u.output == 0x1p-11 ? 0x1p-25 : 0) + kTiny;
@@ -116,7 +122,9 @@ void bound_norm(const Job& job) {
       const double shift = beta.empty() ? 0 : value(beta, column);
       const double x = job.inputs[0].value[at];
       const double size = weight * std::fabs(x - g.mean) * g.factor;  // without the shift
-      double own = g.factor_error * size + output_rounding(job.out[at], job.u);
+      // The normed value is rounded before the weight meets it.
+      double own = (g.factor_error + inside_unit(job.arithmetic)) * size +
+                   output_rounding(job.out[at], job.u);
       if (job.step.op == Op::LayerNorm)
         own += weight * g.factor * (g.mean_error + u * (std::fabs(x) + std::fabs(g.mean))) +
                2 * u * (size + shift);
@@ -164,8 +172,10 @@ void bound_rope(const Job& job) {
     for (size_t pair = 0; pair < half; ++pair) {
       const double angle =
           std::fabs(referee::rope_angle(rope, frequencies, job.rows.positions[r], pair));
-      const double own = std::fabs(rope.magnitude) * job.u.accumulate *
-                         (6 + angle * (steps + static_cast<double>(pair)));
+      // In a short type sine, cosine and both products are rounded.
+      const double own = std::fabs(rope.magnitude) *
+                         (job.u.accumulate * (6 + angle * (steps + static_cast<double>(pair))) +
+                          2 * inside_unit(job.arithmetic));
       const auto [first, second] = rope_pair(rope, pair);
       for (size_t head = 0; head < width; head += job.step.head_dim) {
         const double both =
@@ -190,7 +200,10 @@ double score_bound(const Job& job, size_t r, double sum, double squares, double 
   const double scale = std::fabs(referee::score_of(plain, job.rows.positions[r], head, key, 1.0));
   const double own = scale * sum_bound(static_cast<double>(a.head_dim), squares, sum, u) +
                      2 * u * scale * std::fabs(sum);
-  double rest = 2 * u * std::fabs(y) + output_rounding(y, job.u);
+  // The product, then what scales and caps it.
+  const double inside = inside_unit(job.arithmetic);
+  double rest =
+      (2 * u + (a.softcap != 0 ? 5 : 2) * inside) * std::fabs(y) + output_rounding(y, job.u);
   if (a.temperature_beta != 0) rest += 4 * u * std::fabs(y);
   if (a.softcap != 0) rest += u * (std::min(scale * std::fabs(sum), a.softcap) + 8 * std::fabs(y));
   if (a.alibi_max_bias != 0)
@@ -366,6 +379,14 @@ Unary unary_bound(const Step& step, double x, double y, double u) {
   }
 }
 
+// A function that is written out in operations of a short type: 1 + tanh has an absolute error, the
+// others a few relative ones.
+double inside_function(const Job& job, double x, double y) {
+  const double unit = inside_unit(job.arithmetic);
+  const bool gelu = job.step.op == Op::GeluTanh || job.step.op == Op::GeluErf;
+  return unit * (3 * y + (gelu ? 2 * std::fabs(x) : 0));
+}
+
 void bound_element_wise(const Job& job) {
   for (size_t i = 0; i < job.out.size(); ++i) {
     const double y = std::fabs(job.out[i]);
@@ -385,7 +406,7 @@ void bound_element_wise(const Job& job) {
       const bool function = job.step.op != Op::Scale;
       const auto unary = unary_bound(
           job.step, x, y, function ? std::max(job.u.accumulate, kUnitFloat) : job.u.accumulate);
-      b = unary.slope * b + unary.own;
+      b = unary.slope * b + unary.own + inside_function(job, x, y);
       // A half-precision table: its result is a half, and an argument that is known only within a
       // bound may fall to the next half.
       if (job.arithmetic.functions == "f16/table" &&
@@ -503,8 +524,11 @@ void bound_expert_sum(const Job& job) {
       carried += std::fabs(value) * job.in_bound(1, r * used + k) +
                  (std::fabs(share) + job.in_bound(1, r * used + k)) * job.in_bound(0, from);
     }
+    // Added to the sum one by one: product and sum are rounded each time.
+    const double inside =
+        2 * inside_unit(job.arithmetic) * static_cast<double>(used) * std::sqrt(squares);
     job.bound[at] = sum_bound(static_cast<double>(used), squares, job.out[at], job.u.accumulate) +
-                    carried + output_rounding(job.out[at], job.u);
+                    inside + carried + output_rounding(job.out[at], job.u);
   }
 }
 

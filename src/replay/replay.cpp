@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 #include <set>
 
@@ -178,10 +179,43 @@ std::vector<BoundedValue> Replayer::inputs_of(const Step& step,
   return inputs;
 }
 
+// The step with its weights made the short type that the engine works in. Gemma's norms are stored
+// less 1 where that is done.
+Step Replayer::with_weights_as(const Step& step, const std::string& type) const {
+  if (type == "f32") return step;
+  const bool less_one = is_norm(step.op) && model_.config.architecture.starts_with("gemma");
+  const auto made = [&](const WeightPtr& weight) -> WeightPtr {
+    if (!weight || is_quantized(weight->dtype)) return weight;
+    const std::scoped_lock lock(made_mutex_);
+    auto& kept = made_[{weight, type}];
+    if (kept) return kept;
+    auto values = weight->values();
+    for (float& x : values) {
+      const double offset = less_one ? 1 : 0;
+      const double stored = static_cast<double>(x) - offset;
+      x = static_cast<float>(
+          (type == "f16" ? referee::round_to_f16(stored) : referee::round_to_bf16(stored)) +
+          offset);
+    }
+    auto copy = std::make_shared<Weight>(*weight);
+    copy->dtype = DType::F32;
+    copy->storage.resize(values.size() * sizeof(float));
+    std::memcpy(copy->storage.data(), values.data(), copy->storage.size());
+    copy->bytes = copy->storage;
+    kept = std::move(copy);
+    return kept;
+  };
+  Step out = step;
+  out.weight = made(step.weight);
+  out.bias = made(step.bias);
+  return out;
+}
+
 BoundedValue Replayer::evaluate(size_t index, const std::vector<int32_t>& positions,
                                 Evaluation& how, size_t target) const {
   const bool replaced = how.variant && how.variant->first == index;
-  const Step& step = replaced ? how.variant->second : plan_.steps[index];
+  const Step& plain = replaced ? how.variant->second : plan_.steps[index];
+  const Step step = with_weights_as(plain, how.attempt.arithmetic.inside);
   const auto inputs = inputs_of(step, positions, how, target);
   std::vector<referee::Matrix> matrices;
   for (const auto& input : inputs) matrices.push_back(input.matrix());
@@ -260,10 +294,18 @@ void Replayer::add_attention(size_t index, std::vector<Attempt>& list) const {
   const size_t plain = list.size();
   for (const auto& [kind, functions] : ways)
     for (size_t i = 0; i < plain; ++i) {
-      list.push_back(list[i]);
+      if (list[i].arithmetic.inside != "f32") continue;  // it says how attention is computed
+      list.push_back(Attempt(list[i]));
       list.back().arithmetic.attention = kind;
       list.back().arithmetic.functions = functions;
     }
+}
+
+// An engine that works in a short type throughout, as torch does.
+Replayer::Attempt Replayer::inside_of(const std::string& type) {
+  Attempt attempt{{type, type, "f32", type}, false, false};
+  attempt.arithmetic.attention = attempt.arithmetic.inside = type;
+  return attempt;
 }
 
 // A declared arithmetic is the one to judge by. Others than we may have their own form of int8/32:
@@ -276,6 +318,11 @@ std::vector<Replayer::Attempt> Replayer::declared_attempts(size_t index,
   if (!own && declared.accumulate != "f64" && declared.attention == "f32" &&
       declared.functions == "f32")
     add_attention(index, list);
+  if (!own && declared.output == declared.activations &&
+      (declared.output == "f16" || declared.output == "bf16")) {
+    list.push_back(inside_of(declared.output));
+    list.back().declared = true;
+  }
   if (own || !is_product(plan_.steps[index].op) || !declared.activations.starts_with("int8"))
     return list;
   if (declared.activations == "int8/32") {
@@ -308,8 +355,11 @@ std::vector<Replayer::Attempt> Replayer::attempts(size_t index) const {
   for (const char* type : {"f16", "bf16"}) {
     if (product) list.push_back({{weights, type, "f32", "f32"}, false, false});
     if (!is_made_of(index, type)) continue;
+    // Numbers of bf16 are numbers of f16 too, where they are not very large or small.
+    if (std::string_view(type) == "f16" && is_made_of(index, "bf16")) continue;
     list.push_back({{weights, "f32", "f32", type}, false, false});
     list.push_back({{weights, type, "f32", type}, false, false});
+    list.push_back(inside_of(type));
   }
   add_attention(index, list);
   if (blocks && segment.size() == 1)
@@ -487,7 +537,8 @@ ReplayedStep Replayer::judge(size_t index, const Attempt& attempt, std::vector<i
   result.referee = value.value;
   result.recorded = read(index, check.positions).value;
   const bool replaced = how.variant && how.variant->first == index;
-  const Step& judged = replaced ? how.variant->second : plain;
+  const Step judged =
+      with_weights_as(replaced ? how.variant->second : plain, attempt.arithmetic.inside);
   std::optional<BoundedValue> input;
   if (lazy) input = read(plain.inputs[0], check.positions);
   judge_values(result, judged, value, input ? &*input : nullptr, attempt);

@@ -3,6 +3,7 @@
 // itself recorded, so that a fault shows at its own step and nowhere else.
 #pragma once
 #include <map>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -74,6 +75,8 @@ class Replayer {
   struct Evaluation;
   std::vector<Attempt> attempts(size_t step) const;
   std::vector<Attempt> declared_attempts(size_t step, const Arithmetic& declared) const;
+  Step with_weights_as(const Step& step, const std::string& type) const;
+  static Attempt inside_of(const std::string& type);
   std::string cache_of(const Arithmetic& arithmetic) const;
   void add_attention(size_t step, std::vector<Attempt>& list) const;
   Arithmetic arithmetic_for(size_t step, const Evaluation& how, size_t target) const;
@@ -107,6 +110,8 @@ class Replayer {
   std::vector<const TraceStep*> recorded_;       // of each step of the plan, or null
   std::vector<std::vector<int32_t>> supported_;  // where each value is recorded or can be computed
   std::string kv_cache_;
+  mutable std::mutex made_mutex_;
+  mutable std::map<std::pair<WeightPtr, std::string>, WeightPtr> made_;  // weights in a short type
 };
 
 }  // namespace plumb

@@ -16,6 +16,9 @@ struct Arithmetic {
   // What queries are rounded to before they meet the keys, and softmax weights before the values:
   // f32 f16 bf16 …; f16/flash: queries alone, and the mix is summed up in half precision.
   std::string attention = "f32";
+  // f16, bf16: the weights are made that type first, and each elementary operation inside a step
+  // rounds to it, as torch does in that type.
+  std::string inside = "f32";
   // f16/table: GELU of an argument in half precision, result in half precision (ggml's table).
   std::string functions = "f32";
   friend bool operator==(const Arithmetic&, const Arithmetic&) = default;

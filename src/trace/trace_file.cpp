@@ -46,7 +46,8 @@ Result<ArithmeticTable> read_arithmetic(const json& parent) {
                                       {"accumulate", &row.accumulate},
                                       {"output", &row.output},
                                       {"attention", &row.attention},
-                                      {"functions", &row.functions}}) {
+                                      {"functions", &row.functions},
+                                      {"inside", &row.inside}}) {
       if (!value.contains(key)) continue;
       if (!value[key].is_string())
         return fail(ErrorCode::Corrupt,

@@ -34,6 +34,7 @@ ordered_json head_of(const Provenance& provenance, const std::vector<int32_t>& t
            {"output", row.output}};
     if (row.attention != "f32") out["attention"] = row.attention;
     if (row.functions != "f32") out["functions"] = row.functions;
+    if (row.inside != "f32") out["inside"] = row.inside;
   }
   head["kv_cache"] = provenance.kv_cache;
   head["created"] = provenance.created;
