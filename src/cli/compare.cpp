@@ -44,14 +44,20 @@ Result<std::shared_ptr<const Model>> load_shared(const std::string& path) {
   return std::make_shared<const Model>(std::move(model));
 }
 
-// The model that a run belongs to: as given, or for a dump the model on the other side. A trace may
-// do without.
+// The model that a run belongs to: as given, or the model on the other side, unless a trace says
+// that it was made with another file. A trace may do without.
 Result<std::string> model_of_run(const CompareOptions& options, bool second, InputKind kind) {
   if (!options.models.empty()) return second ? options.models.back() : options.models.front();
-  if (kind == InputKind::Trace) return std::string();
+  const auto& own = second ? options.candidate : options.baseline;
   const auto& other = second ? options.baseline : options.candidate;
   TRY_ASSIGN(const auto other_kind, kind_of(other));
-  return other_kind == InputKind::Model ? other : std::string();
+  if (other_kind != InputKind::Model) return std::string();
+  if (kind == InputKind::Dump) return other;
+  TRY_ASSIGN(const auto trace, open_trace(own));
+  const auto sha256 = trace.provenance.model.find("sha256");
+  if (sha256 == trace.provenance.model.end()) return other;
+  TRY_ASSIGN(const auto model, load_model(other));
+  return sha256->second == model.sha256 ? other : std::string();
 }
 
 Result<Source> open_source(const CompareOptions& options, bool second) {

@@ -213,9 +213,9 @@ double score_bound(const Job& job, size_t r, double sum, double squares, double 
 }
 
 // Values that are turned in float and rounded to steps then: one value of a head may fall to the
-// next step (of 64 values one in a hundred heads has one). It meets a value of the other side of
-// twice its root mean square at most, or what other keys are allowed covers it. (rows, heads);
-// empty for other kinds.
+// next step (of 64 values one in a hundred heads has one). It meets a value of the other side, of
+// its root mean square; where that is larger, what the other keys are allowed covers it. (rows,
+// heads); empty for other kinds.
 struct Turned {
   std::vector<double> usual, step;
 };
@@ -232,7 +232,7 @@ Turned turned_heads(const Job& job, size_t input, size_t turn) {
       largest = std::max(largest, std::fabs(values[i]));
       squares += values[i] * values[i];
     }
-    out.usual.push_back(2 * std::sqrt(squares / static_cast<double>(d)));
+    out.usual.push_back(std::sqrt(squares / static_cast<double>(d)));
     out.step.push_back(largest / 127);
   }
   return out;
