@@ -3,8 +3,10 @@
 BUILD := build/release
 PLUMB := $(BUILD)/plumb
 MODEL := tests/models/tiny-stories-q4_k.gguf
+PYTHON ?= python3
+LLAMA ?= ../llama.cpp
 
-.PHONY: demo test build deps clean
+.PHONY: demo test test-peers build deps clean
 demo: build
 	@echo; echo "== The model against itself"; echo
 	$(PLUMB) compare $(MODEL) $(MODEL) -p "One sunny day"
@@ -29,3 +31,8 @@ deps:
 
 clean:
 	rm -rf build demo-report.html
+
+# What needs torch, transformers and pytest (PYTHON: an interpreter that has them) and a llama.cpp that is built with shared libraries (LLAMA).
+test-peers: build
+	PYTHONPATH=python $(PYTHON) -m pytest -q python/tests
+	sh tools/test_llama_capture.sh $(LLAMA) $(PLUMB) $(MODEL)

@@ -103,7 +103,8 @@ class Reader {
         return error(fmt::format("the key '{}' comes twice", key.scalar));
       TRY(next());
       TRY_ASSIGN(auto value, node(depth + 1));
-      out.fields.emplace_back(std::move(key.scalar), std::move(value));
+      out.keys.push_back(std::move(key.scalar));
+      out.items.push_back(std::move(value));
     }
   }
 
@@ -115,8 +116,8 @@ class Reader {
 }  // namespace
 
 const YamlNode* YamlNode::find(std::string_view key) const {
-  for (const auto& [name, value] : fields)
-    if (name == key) return &value;
+  for (size_t i = 0; i < keys.size(); ++i)
+    if (keys[i] == key) return &items[i];
   return nullptr;
 }
 

@@ -4,7 +4,6 @@
 #pragma once
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "core/result.h"
@@ -16,8 +15,8 @@ struct YamlNode {
   Kind kind = Kind::Scalar;
   size_t line = 0;  // from 1
   std::string scalar;
-  std::vector<YamlNode> items;
-  std::vector<std::pair<std::string, YamlNode>> fields;  // in the order of the file
+  std::vector<YamlNode> items;    // of a list; of a map the values
+  std::vector<std::string> keys;  // of a map, in the order of the file
 
   const YamlNode* find(std::string_view key) const;
 };

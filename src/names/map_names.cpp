@@ -314,18 +314,27 @@ size_t known_names(const Dump& dump, const NameTable& table) {
 }
 
 // The table that knows most names; none if no table knows any.
-Result<std::optional<NameTable>> choose_table(const Dump& dump, const ImportOptions& options) {
+std::optional<NameTable> choose_table(const Dump& dump, const ImportOptions& options,
+                                      std::vector<std::string>& notes) {
   if (options.table) return options.table;
-  std::vector<std::pair<size_t, const NameTable*>> order;
-  for (const auto& table : name_tables()) order.emplace_back(known_names(dump, table), &table);
-  std::ranges::stable_sort(order, [](const auto& a, const auto& b) { return a.first > b.first; });
-  if (order.empty() || order.front().first == 0) return std::nullopt;
-  if (order.size() > 1 && order[1].first == order.front().first)
-    return fail(
-        ErrorCode::Usage,
-        fmt::format("{}: the tables {} and {} know its names equally well: choose one with --names",
-                    dump.label, order[0].second->name, order[1].second->name));
-  return *order.front().second;
+  const NameTable* best = nullptr;
+  const NameTable* second = nullptr;
+  size_t most = 0;
+  for (const auto& table : name_tables()) {
+    const size_t known = known_names(dump, table);
+    if (known > most) {
+      best = &table;
+      second = nullptr;
+      most = known;
+    } else if (known == most && known > 0) {
+      second = &table;
+    }
+  }
+  if (best == nullptr) return std::nullopt;
+  if (second != nullptr)
+    notes.push_back(fmt::format("the table {} knows as many of its names as {}: --names chooses",
+                                second->name, best->name));
+  return *best;
 }
 
 // Which positions the rows of a pass stand for.
@@ -511,7 +520,7 @@ Result<Imported> import_dump(const Dump& dump, const Model* model, const Plan* p
     keep_others(dump, out);
     return out;
   }
-  TRY_ASSIGN(const auto table, choose_table(dump, options));
+  const auto table = choose_table(dump, options, out.notes);
   const NameTable none;
   Importer importer(dump, *model, *plan, table ? *table : none, out.trace.tokens.size());
   TRY(importer.run());

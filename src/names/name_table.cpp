@@ -68,7 +68,9 @@ class TableReader {
     table.name = name_;
     if (root.kind != YamlNode::Kind::Map)
       return error(root, "a table is a map with 'engine' and 'rows'");
-    for (const auto& [key, value] : root.fields) {
+    for (size_t i = 0; i < root.keys.size(); ++i) {
+      const auto& key = root.keys[i];
+      const auto& value = root.items[i];
       if (key == "engine") {
         table.engine = value.scalar;
       } else if (key == "rows") {
@@ -103,7 +105,9 @@ class TableReader {
     NameRow row;
     std::vector<std::string> names;
     int meanings = 0;
-    for (const auto& [key, value] : node.fields) {
+    for (size_t i = 0; i < node.keys.size(); ++i) {
+      const auto& key = node.keys[i];
+      const auto& value = node.items[i];
       if (key == "name") names = texts(value);
       else if (key == "operation") row.operations = texts(value);
       else if (key == "architecture") row.architectures = texts(value);
