@@ -7,6 +7,8 @@
 #include <cmath>
 #include <set>
 
+#include "quant/dequantize.h"
+
 namespace plumb {
 namespace {
 
@@ -179,6 +181,80 @@ struct Search {
   }
 };
 
+// The largest half is 65504; a partial sum above it becomes infinite, in some order at least, only
+// where the terms together are that large.
+constexpr double kLargestHalf = 65504;
+
+struct Overflows {
+  std::set<int32_t> positions;
+  std::set<size_t> channels;
+  bool possible = true;
+};
+
+Overflows find_overflows(const Replayer& replayer, const ReplayedStep& wrong, const Step& step) {
+  Overflows found;
+  const auto& input = *replayer.trace().find(replayer.plan().steps[step.inputs[0]].name);
+  std::vector<double> x(input.width());
+  std::vector<float> row(step.weight->columns);
+  for (size_t at = 0; at < wrong.recorded.size(); ++at) {
+    if (std::isfinite(wrong.recorded[at])) continue;
+    const int32_t position = wrong.check.positions[at / wrong.width];
+    const auto from = std::ranges::lower_bound(input.positions, position) - input.positions.begin();
+    read_row(input, static_cast<size_t>(from), x);
+    dequantize(step.weight->dtype, step.weight->row(at % wrong.width), row.size(), row.data());
+    double size = 0;
+    for (size_t i = 0; i < row.size(); ++i) size += std::fabs(static_cast<double>(row[i]) * x[i]);
+    found.possible = found.possible && size > kLargestHalf;
+    found.positions.insert(position);
+    found.channels.insert(at % wrong.width);
+  }
+  return found;
+}
+
+template <class T>
+std::string listed(const std::set<T>& numbers) {
+  std::string text;
+  size_t shown = 0;
+  for (const T number : numbers) {
+    if (shown++ == 8) return text + ", …";
+    text += fmt::format("{}{}", text.empty() ? "" : ", ", number);
+  }
+  return text;
+}
+
+// A product that is summed up in half precision: within the bound of that, but for sums that passed
+// the largest half.
+std::optional<Explanation> short_accumulator(const Replayer& replayer, const ReplayedStep& wrong) {
+  const auto& step = replayer.plan().steps[wrong.check.step];
+  if (step.op != Op::MatMul || wrong.check.segment.size() != 1) return {};
+  StepCheck way = wrong.check;
+  way.arithmetic.accumulate = "f16";
+  way.activations_by = "exact";
+  const auto replay = replayer.check_as(way, wrong.check.step, step, {});
+  if (replay.check.wrong_values > replay.check.non_finite) return {};
+  const auto overflows = find_overflows(replayer, wrong, step);
+  if (!overflows.possible) return {};
+  // Errors of halves come near their bound (six deviations); much smaller ones have another cause.
+  constexpr double kOfTheBound = 0.1;
+  if (overflows.positions.empty() && !(replay.check.times_bound > kOfTheBound)) return {};
+  Explanation out;
+  out.reason = "arithmetic.f16_accumulate";
+  out.at = wrong.check.name;
+  out.parameters = {{"expected", wrong.check.arithmetic.accumulate}, {"found", "f16"}};
+  out.text = "the sums are kept in half precision (f16 accumulation)";
+  double local = 0;
+  for (size_t r = 0; r < replay.check.positions.size(); ++r)
+    if (std::isfinite(replay.check.local_by_position[r]))
+      local = std::max(local, replay.check.local_by_position[r]);
+  out.reproduced_to = local;
+  if (overflows.positions.empty()) return out;
+  out.parameters["channels"] = listed(overflows.channels);
+  out.parameters["positions"] = listed(overflows.positions);
+  out.text += fmt::format("; they overflow 65504 in channel {} at position {}",
+                          listed(overflows.channels), listed(overflows.positions));
+  return out;
+}
+
 // Nothing was computed, or nothing was written down.
 bool is_all_zero(const ReplayedStep& wrong) {
   return std::ranges::all_of(wrong.recorded, [](double x) { return x == 0; });
@@ -248,6 +324,11 @@ Explanation explain(const Replayer& replayer, const ReplayedStep& wrong) {
     search.way = way;
     found = search_all(search);
   }
+  if (!found && check.wrong_values > 1)
+    if (auto halves = short_accumulator(replayer, wrong)) {
+      halves->clues = find_clues(wrong);
+      return *halves;
+    }
   auto& best = search.best;
   best.clues = find_clues(wrong);
   if (best.at.empty()) best.at = check.name;
