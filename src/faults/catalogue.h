@@ -18,13 +18,15 @@ struct FaultContext {
   const Model& model;
   const Plan& plan;
   size_t step = 0;
-  std::optional<double> parameter;        // given by a person; then only this value is made
-  std::optional<int32_t> first_position;  // the first position whose values are wrong
-  std::vector<double> fitted_epsilons;    // from the ratio of norms
+  std::optional<double> parameter = {};        // given by a person; then only this value is made
+  std::optional<int32_t> first_position = {};  // the first position whose values are wrong
+  std::vector<double> fitted_epsilons = {};    // from the ratio of norms
+  size_t prompt = 0;                           // tokens of the prefill; 0: not known
+  std::optional<double> largest = {};          // the largest magnitude that was recorded
 };
 
 struct FaultVariant {
-  Step step;                                      // as a faulty engine computes it
+  std::function<Step()> step;                     // as a faulty engine computes it
   std::map<std::string, std::string> parameters;  // expected, found
   std::string text;                               // why, for a person: "it rotates neighbours …"
 };
@@ -43,5 +45,8 @@ const std::vector<Fault>& fault_catalogue();
 // "NAME@STEP" or "NAME@STEP:PARAMETER" applied to a plan. Fails by name for an unknown fault or
 // step, and where the fault does not apply to the step. A switch that changes nothing is an error.
 Result<std::string> inject(const std::string& text, const Model& model, Plan& plan);
+
+// The row of that name; fails by CHECK if there is none.
+const Fault& fault_named(const std::string& name);
 
 }  // namespace plumb

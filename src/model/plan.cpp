@@ -16,8 +16,30 @@ std::optional<size_t> Plan::find(const std::string& name) const {
 
 bool is_on_request(Op op) { return op == Op::Scores || op == Op::Softmax; }
 
-bool is_causal(const Plan& plan) {
-  return std::ranges::all_of(plan.steps, [](const Step& step) { return step.attention.causal; });
+bool can_split(const Plan& plan) {
+  return std::ranges::none_of(plan.steps,
+                              [](const Step& step) { return step.attention.quirk != nullptr; });
+}
+
+bool is_plain(const Step& step) {
+  const auto& rope = step.rope;
+  const auto& experts = step.experts;
+  switch (step.op) {
+    case Op::Embedding: return step.token_shift == 0;
+    case Op::RmsNorm:
+    case Op::LayerNorm: return !step.epsilon_outside;
+    case Op::Rope:
+      return rope.pairing != RopePairing::NeighboursOfHalves && rope.shift_from == 0 &&
+             rope.first_channel == 0 && rope.first_heads == 0;
+    case Op::Scores:
+    case Op::Softmax:
+    case Op::Mix: return step.attention.quirk == nullptr;
+    case Op::Relu:
+    case Op::QuickGelu: return false;
+    case Op::TopExperts: return experts.shift == 0;
+    case Op::ExpertWeights: return experts.dropped == 0 && !experts.uniform && !experts.sigmoid;
+    default: return true;
+  }
 }
 
 double alibi_slope(const Attention& attention, size_t head) {
@@ -59,9 +81,10 @@ std::pair<size_t, size_t> rope_pair(const Rope& rope, size_t pair) {
   const size_t half = rope.dimensions / 2;
   // Where value i of halves went.
   const auto moved = [half](size_t i) { return i < half ? 2 * i : 2 * (i - half) + 1; };
+  const size_t first = rope.first_channel;
   switch (rope.pairing) {
-    case RopePairing::Neighbours: return {2 * pair, 2 * pair + 1};
-    case RopePairing::Halves: return {pair, pair + half};
+    case RopePairing::Neighbours: return {first + 2 * pair, first + 2 * pair + 1};
+    case RopePairing::Halves: return {first + pair, first + pair + half};
     default: return {moved(2 * pair), moved(2 * pair + 1)};
   }
 }
@@ -70,11 +93,14 @@ std::vector<double> rope_frequencies(const Rope& rope) {
   std::vector<double> frequencies(rope.dimensions / 2);
   const auto factors = rope.factors ? rope.factors->values() : std::vector<float>();
   const auto ramp = rope.yarn ? yarn_ramp(rope, *rope.yarn) : std::vector<double>();
+  const auto divisor = static_cast<double>(
+      rope.frequency_dimensions != 0 ? rope.frequency_dimensions : rope.dimensions);
   for (size_t p = 0; p < frequencies.size(); ++p) {
     double& f = frequencies[p];
-    f = std::pow(rope.base, -2.0 * static_cast<double>(p) / static_cast<double>(rope.dimensions)) /
+    f = rope.direction * std::pow(rope.base, -2.0 * static_cast<double>(p) / divisor) /
         rope.linear_factor;
-    if (!factors.empty()) f /= static_cast<double>(factors[p]);
+    if (!factors.empty() && rope.factors_multiply) f *= static_cast<double>(factors[p]);
+    else if (!factors.empty()) f /= static_cast<double>(factors[p]);
     if (rope.yarn) f *= ramp[p] / rope.yarn->factor + 1 - ramp[p];
   }
   return frequencies;
@@ -101,6 +127,8 @@ const char* to_text(Op op) {
     case Op::GeluTanh: return "GELU (tanh)";
     case Op::GeluErf: return "GELU (erf)";
     case Op::Sigmoid: return "sigmoid";
+    case Op::Relu: return "ReLU";
+    case Op::QuickGelu: return "quick GELU";
     case Op::TopExperts: return "choice of experts";
     case Op::ExpertWeights: return "weights of experts";
     case Op::ExpertMatMul: return "experts' matrix product";

@@ -3,6 +3,7 @@
 // later steps name by its index. Backends loop over it, replay takes one step, a fault is an edit
 // of one step.
 #pragma once
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -32,6 +33,8 @@ enum class Op {
   GeluTanh,
   GeluErf,
   Sigmoid,
+  Relu,           // only as a fault
+  QuickGelu,      // x · sigmoid(1.702 x); only as a fault
   TopExperts,     // the numbers of the experts with the largest router logits, the largest first
   ExpertWeights,  // what the output of each chosen expert is multiplied by
   ExpertMatMul,   // each chosen expert's matrix times the row, or times its own part of the row
@@ -54,8 +57,15 @@ struct Rope {
   RopePairing pairing = RopePairing::Neighbours;
   WeightPtr factors = {};  // null, or dimensions/2 divisors of the frequencies (rope_freqs)
   std::optional<Yarn> yarn = {};
-  double magnitude = 1;        // cos and sin are multiplied by it
-  int32_t position_shift = 0;  // a fault: added to every position
+  double magnitude = 1;  // cos and sin are multiplied by it
+  // What only a faulty engine does:
+  int32_t position_shift = 0;       // added to every position…
+  int32_t shift_from = 0;           // …from this one on
+  double direction = 1;             // -1: turned the other way
+  size_t frequency_dimensions = 0;  // the exponent's divisor, where it is not `dimensions`
+  size_t first_channel = 0;         // of each head: where the rotated part begins
+  size_t first_heads = 0;           // so many heads are rotated, the others not; 0: all
+  bool factors_multiply = false;    // the frequencies are multiplied by `factors`
   friend bool operator==(const Rope&, const Rope&) = default;
 };
 // The two values of a head that pair number `pair` turns.
@@ -63,25 +73,39 @@ std::pair<size_t, size_t> rope_pair(const Rope& rope, size_t pair);
 // The angle of each pair for one step of the position, in radians: base^(-2p/dimensions), scaled.
 std::vector<double> rope_frequencies(const Rope& rope);
 
-enum class HeadMap {
-  Grouped,
-  Modulo
-};  // kv head of head h: h / (heads / kv_heads), or (a fault) h % kv_heads
+// How a faulty softmax sums up.
+enum class SoftmaxQuirk {
+  None,
+  ExtraKey,      // one key more, with the score 0
+  NeverScaled,   // a running maximum whose terms are not scaled when it rises
+  LastKeyMissed  // the sum leaves the last key out
+};
 
-// Scores, Softmax and Mix of one layer share this.
+// What only a faulty engine does in attention. Functions that are not set mean: as it should be.
+struct AttentionQuirk {
+  // Whether a query sees a key: in place of the causal mask and the window. `visible`: keys in the
+  // cache when the query was computed.
+  std::function<bool(size_t query, size_t visible, size_t key)> sees = {};
+  // The row of the cache that is read for a key; nothing: zeros.
+  std::function<std::optional<size_t>(size_t query, size_t key)> cache_row = {};
+  std::function<size_t(size_t head)> kv_head = {};
+  std::function<double(size_t head)> slope = {};  // of ALiBi
+  bool cap_before_scale = false;
+  SoftmaxQuirk softmax = SoftmaxQuirk::None;
+};
+
+// Scores, Softmax and Mix of one layer share this. Query head h reads KV head h / (heads /
+// kv_heads).
 struct Attention {
   size_t heads = 0, kv_heads = 0, head_dim = 0;
   double scale = 1;
-  bool causal = true;
   size_t window = 0;          // 0: none
   double softcap = 0;         // scores become cap · tanh(score / cap); 0: none
   double alibi_max_bias = 0;  // ALiBi (Press et al. 2021): scores fall with the distance; 0: none
   // Scores are multiplied by 1 + beta · ln(1 + floor(position / length)).
   double temperature_beta = 0;
   size_t temperature_length = 0;
-  HeadMap head_map = HeadMap::Grouped;
-  std::optional<int32_t> stale_position =
-      {};  // a fault: the cache row of this position holds the one before it
+  std::shared_ptr<const AttentionQuirk> quirk = {};  // null: none
 };
 
 // ALiBi's slope of a head: powers of 2^(-max_bias / n) for the n heads that are a power of two,
@@ -92,6 +116,11 @@ double alibi_slope(const Attention& attention, size_t head);
 struct Experts {
   size_t count = 0, used = 0;
   bool normalize = true;  // the chosen ones' weights sum to 1
+  // What only a faulty engine does:
+  size_t dropped = 0;    // so many of the chosen ones, the last, get the weight 0
+  size_t shift = 0;      // added to the number of each chosen one
+  bool uniform = false;  // all weights are 1 / used
+  bool sigmoid = false;  // weights by sigmoid in place of softmax
 };
 
 // A fault of one value: x * multiply + add at one position and channel, after the step.
@@ -99,6 +128,15 @@ struct ValueEdit {
   int32_t position = 0;
   size_t channel = 0;
   double multiply = 1, add = 0;
+};
+
+// A faulty rearrangement of the values of a step, after it was computed.
+struct Quirk {
+  // The position whose row stands at a position; nothing: zeros. Never a later one.
+  std::function<std::optional<int32_t>(int32_t position)> row = {};
+  // The channel whose value stands in a channel; nothing: 0.
+  std::function<std::optional<size_t>(size_t channel)> channel = {};
+  std::function<double(double value)> value = {};  // with a slope of at most 1
 };
 
 struct Step {
@@ -113,13 +151,16 @@ struct Step {
   double epsilon = 0;  // norms
   size_t group = 0;  // norms: so many neighbours (0: the whole row) are normed together; the weight
                      // has as many values, or as many as the row
-  bool use_gamma = true;  // norms; false is a fault
-  double factor = 1;      // Scale; the cap of SoftCap
-  size_t head_dim = 0;    // Rope
+  bool use_gamma = true;         // norms; false is a fault
+  bool epsilon_outside = false;  // norms; a fault: x / (root + epsilon)
+  int32_t token_shift = 0;       // Embedding; a fault: added to the token's number
+  double factor = 1;             // Scale; the cap of SoftCap
+  size_t head_dim = 0;           // Rope
   Rope rope = {};
   Attention attention = {};
   Experts experts = {};
-  std::optional<ValueEdit> edit = {};  // a fault of one value
+  std::optional<ValueEdit> edit = {};       // a fault of one value
+  std::shared_ptr<const Quirk> quirk = {};  // null: none
   double gain = 1;  // other than 1: a fault, or noise of one ulp; the result is multiplied by it
 };
 
@@ -143,8 +184,12 @@ inline bool is_norm(Op op) { return op == Op::RmsNorm || op == Op::LayerNorm; }
 // Steps that are recorded on request only, since they grow with the square of the tokens.
 bool is_on_request(Op op);
 const char* to_text(Op op);
-// Whether every query sees only keys up to its own position; if not (a fault), a prefill cannot be
-// split.
-bool is_causal(const Plan& plan);
+// Whether a prefill may be split: every query sees only keys up to its own position, and no fault
+// looks further.
+bool can_split(const Plan& plan);
+// Whether a step computes what models have, for fast kernels. What only a faulty engine does is
+// left to the referee's rules, in one place. Says nothing of `quirk`, `edit` and `gain`, which come
+// after a step.
+bool is_plain(const Step& step);
 
 }  // namespace plumb

@@ -95,7 +95,7 @@ Group group_of(const Job& job, size_t first) {
     g.moved += std::fabs(x[i] - g.mean) * job.in_bound(0, first + i) / n;
   }
   const double total = variance + job.step.epsilon;
-  g.factor = total > 0 ? 1 / std::sqrt(total) : 0;
+  g.factor = total > 0 ? referee::norm_factor(job.step, variance) : 0;
   g.factor_error = u * (kSigmas * kUniform * std::sqrt(n / 3) / 2 + 4);
   // A file may hold epsilon as a float, an engine the decimal number that it stands for: half a
   // rounding of float apart, which shows where the row is small.
@@ -177,7 +177,7 @@ void bound_rope(const Job& job) {
                          (job.u.accumulate * (6 + angle * (steps + static_cast<double>(pair))) +
                           2 * inside_unit(job.arithmetic));
       const auto [first, second] = rope_pair(rope, pair);
-      for (size_t head = 0; head < width; head += job.step.head_dim) {
+      for (size_t head = 0; head < referee::rotated_width(job.step); head += job.step.head_dim) {
         const double both =
             std::fabs(rope.magnitude) * (job.in_bound(0, r * width + head + first) +
                                          job.in_bound(0, r * width + head + second));
@@ -207,7 +207,7 @@ double score_bound(const Job& job, size_t r, double sum, double squares, double 
   if (a.temperature_beta != 0) rest += 4 * u * std::fabs(y);
   if (a.softcap != 0) rest += u * (std::min(scale * std::fabs(sum), a.softcap) + 8 * std::fabs(y));
   if (a.alibi_max_bias != 0)
-    rest += 3 * u * alibi_slope(a, head) *
+    rest += 3 * u * std::fabs(referee::slope_of(a, head)) *
             std::fabs(static_cast<double>(key) - static_cast<double>(job.rows.positions[r]));
   return own + scale * carried + rest;
 }
@@ -250,8 +250,9 @@ void bound_scores(const Job& job) {
       for (size_t key = 0; key < keys; ++key) {
         if (!referee::in_cache(job.rows, r, key)) continue;
         const size_t q = r * q_width + h * a.head_dim;
-        const size_t k =
-            referee::cache_row(a, key) * k_width + referee::kv_head_of(a, h) * a.head_dim;
+        const auto from = referee::cache_row(a, job.rows.positions[r], key);
+        if (!from) continue;
+        const size_t k = *from * k_width + referee::kv_head_of(a, h) * a.head_dim;
         double squares = 0;
         double carried = 0;
         double sum = 0;
@@ -327,8 +328,9 @@ void bound_mix(const Job& job) {
         for (size_t key = 0; key < keys; ++key) {
           const size_t w = (r * a.heads + h) * keys + key;
           if (!referee::mixes(a, job.rows, r, key, job.inputs[0].value[w])) continue;
-          const size_t v =
-              referee::cache_row(a, key) * v_width + referee::kv_head_of(a, h) * a.head_dim + i;
+          const auto from = referee::cache_row(a, job.rows.positions[r], key);
+          if (!from) continue;
+          const size_t v = *from * v_width + referee::kv_head_of(a, h) * a.head_dim + i;
           const double product = job.inputs[0].value[w] * job.inputs[1].value[v];
           squares += product * product;
           if (!turned_v.step.empty())  // one value of a head, seen by all that are turned with it
@@ -373,6 +375,8 @@ Unary unary_bound(const Step& step, double x, double y, double u) {
     // exp turns the rounding of its argument into a relative error.
     case Op::Silu: return {0x1p-120 + u * (size + 8) * y, 1.1};
     case Op::Sigmoid: return {0x1p-120 + u * (size + 8) * y, 0.25};
+    case Op::Relu: return {0, 1};
+    case Op::QuickGelu: return {0x1p-120 + u * (2 * size + 8) * y, 1.1};
     // As x/2 (1 + f): 1 + f has an absolute error where f is near -1. f's argument is rounded too,
     // which changes y by at most u |x| (slope 1.13 of GELU, whose argument has a few roundings).
     default: return {0x1p-120 + u * (8 * size + 8 * y), 1.13};
@@ -617,7 +621,9 @@ std::vector<double> error_bound(const Step& step, std::span<const BoundedValue> 
     case Op::Silu:
     case Op::GeluTanh:
     case Op::GeluErf:
-    case Op::Sigmoid: bound_element_wise(job); break;
+    case Op::Sigmoid:
+    case Op::Relu:
+    case Op::QuickGelu: bound_element_wise(job); break;
   }
   if (step.gain != 1)
     for (double& b : bound) b *= std::fabs(step.gain);

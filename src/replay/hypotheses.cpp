@@ -57,6 +57,13 @@ double best_ratio(const ReplayedStep& wrong) {
   return own > 0 ? cross / own : NAN;
 }
 
+double largest_of(const std::vector<double>& values) {
+  double largest = 0;
+  for (const double x : values)
+    if (std::isfinite(x)) largest = std::max(largest, std::fabs(x));
+  return largest;
+}
+
 struct Search {
   const Replayer& replayer;
   const ReplayedStep& wrong;
@@ -66,13 +73,14 @@ struct Search {
   // True if the variant reproduces what was recorded.
   bool try_variant(size_t replaced, const FaultVariant& variant, const std::string& name) {
     const auto& check = way;
+    const Step step = variant.step();
     // Most guesses fail at the first wrong position already; only one that does not is tried on
     // all.
     if (check.positions.size() > 2) {
-      const auto look = replayer.check_as(check, replaced, variant.step, {check.worst_position});
+      const auto look = replayer.check_as(check, replaced, step, {check.worst_position});
       if (look.check.times_bound > 1) return false;
     }
-    const auto replay = replayer.check_as(check, replaced, variant.step, {});
+    const auto replay = replayer.check_as(check, replaced, step, {});
     // Values that are not finite on both sides prove nothing; some finite ones must be reproduced.
     if (replay.check.times_bound > 1 || replay.check.non_finite >= replay.check.values)
       return false;
@@ -88,12 +96,13 @@ struct Search {
     FaultContext context{.model = replayer.model(),
                          .plan = replayer.plan(),
                          .step = replaced,
-                         .parameter = {},
-                         .first_position = {},
-                         .fitted_epsilons = {}};
+                         .prompt = replayer.prompt()};
     if (!wrong.check.wrong_positions.empty())
       context.first_position = wrong.check.wrong_positions.front();
-    if (replaced == wrong.check.step) context.fitted_epsilons = fit_epsilons(replayer, wrong);
+    if (replaced == wrong.check.step) {
+      context.fitted_epsilons = fit_epsilons(replayer, wrong);
+      context.largest = largest_of(wrong.recorded);
+    }
     for (const auto& fault : fault_catalogue())
       for (const auto& variant : fault.variants(context))
         if (try_variant(replaced, variant, fault.name)) return true;
@@ -108,13 +117,12 @@ struct Search {
       if (!of_rope(first)) continue;
       for (const auto& one : first.variants(context)) {
         Plan plan = replayer.plan();
-        plan.steps[replaced] = one.step;
-        FaultContext changed{.model = context.model,
-                             .plan = plan,
-                             .step = replaced,
-                             .parameter = {},
-                             .first_position = context.first_position,
-                             .fitted_epsilons = {}};
+        plan.steps[replaced] = one.step();
+        FaultContext changed = {.model = context.model,
+                                .plan = plan,
+                                .step = replaced,
+                                .first_position = context.first_position,
+                                .prompt = context.prompt};
         for (const auto& second : fault_catalogue()) {
           if (!of_rope(second) || second.name <= first.name) continue;
           for (const auto& two : second.variants(changed)) {
@@ -159,9 +167,7 @@ struct Search {
     FaultContext context{.model = replayer.model(),
                          .plan = replayer.plan(),
                          .step = scores,
-                         .parameter = std::exp((low + high) / 2),
-                         .first_position = {},
-                         .fitted_epsilons = {}};
+                         .parameter = std::exp((low + high) / 2)};
     const auto fault = std::ranges::find(fault_catalogue(), "attention.scale", &Fault::name);
     for (const auto& variant : fault->variants(context))
       if (try_variant(scores, variant, fault->name)) return true;
@@ -173,7 +179,7 @@ struct Search {
     if (!std::isfinite(ratio) || std::fabs(ratio - 1) < 1e-7) return false;
     Step step = replayer.plan().steps[wrong.check.step];
     step.gain = ratio;
-    const FaultVariant variant{step,
+    const FaultVariant variant{[step] { return step; },
                                {{"expected", "1"}, {"found", fmt::format("{:.7g}", ratio)}},
                                fmt::format("every value is {:.7g} times the right one", ratio)};
     return try_variant(wrong.check.step, variant,

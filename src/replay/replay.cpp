@@ -67,7 +67,8 @@ Replayer::Replayer(const Model& model, const Plan& plan, const Trace& trace, Thr
   for (const auto& step : plan.steps) recorded_.push_back(trace.find(step.name));
   kv_cache_ = trace.provenance.kv_cache == "q8_0" ? "int8/32/f16scale" : trace.provenance.kv_cache;
   for (size_t i = 0; i < plan.steps.size(); ++i)
-    supported_.push_back(is_input(i) ? recorded_[i]->positions : from_inputs(i));
+    supported_.push_back(is_input(i) ? recorded_[i]->positions
+                                     : supported_from_inputs(plan_.steps[i]));
 }
 
 // Whether the recorded values can be what later steps are computed from: all of them are there.
@@ -76,8 +77,7 @@ bool Replayer::is_input(size_t index) const {
 }
 
 // The positions at which a step can be computed from what its inputs have.
-std::vector<int32_t> Replayer::from_inputs(size_t index) const {
-  const auto& step = plan_.steps[index];
+std::vector<int32_t> Replayer::supported_from_inputs(const Step& step) const {
   std::vector<int32_t> positions(trace_.tokens.size());
   std::iota(positions.begin(), positions.end(), 0);
   for (size_t i = 0; i < step.inputs.size(); ++i) {
@@ -88,7 +88,7 @@ std::vector<int32_t> Replayer::from_inputs(size_t index) const {
 }
 
 std::vector<int32_t> Replayer::judged_positions(size_t index) const {
-  return intersect(recorded_[index]->positions, from_inputs(index));
+  return intersect(recorded_[index]->positions, supported_from_inputs(plan_.steps[index]));
 }
 
 // The step and what has to be computed before it, since it was not recorded; in the plan's order.
@@ -214,8 +214,39 @@ Step Replayer::with_weights_as(const Step& step, const std::string& type) const 
 BoundedValue Replayer::evaluate(size_t index, const std::vector<int32_t>& positions,
                                 Evaluation& how, size_t target) const {
   const bool replaced = how.variant && how.variant->first == index;
-  const Step& plain = replaced ? how.variant->second : plan_.steps[index];
-  const Step step = with_weights_as(plain, how.attempt.arithmetic.inside);
+  const Step& step = replaced ? how.variant->second : plan_.steps[index];
+  if (!step.quirk) return evaluate_plain(index, step, positions, how, target);
+  // The rows that the fault shows are computed, then put where it shows them.
+  std::set<int32_t> sources;
+  for (const int32_t p : positions)
+    if (const auto from = step.quirk->row ? step.quirk->row(p) : std::optional(p))
+      sources.insert(*from);
+  const auto supported = supported_from_inputs(step);
+  std::erase_if(sources, [&](int32_t p) { return !std::ranges::binary_search(supported, p); });
+  const std::vector<int32_t> at(sources.begin(), sources.end());
+  const auto plain = evaluate_plain(index, step, at, how, target);
+  const auto rearranged = [&](const std::vector<double>& values, bool with_values) {
+    std::vector<double> out(values.empty() ? 0 : positions.size() * plain.width);
+    const auto row_at = [&](int32_t position) -> const double* {
+      const auto found = std::ranges::lower_bound(at, position);
+      if (found == at.end() || *found != position) return nullptr;
+      return &values[static_cast<size_t>(found - at.begin()) * plain.width];
+    };
+    if (!out.empty())
+      referee::rearrange(*step.quirk, positions, plain.width, row_at, with_values, out);
+    return out;
+  };
+  return {.value = at.empty() ? std::vector<double>(positions.size() * plain.width)
+                              : rearranged(plain.value, true),
+          .bound = rearranged(plain.bound, false),
+          .rows = positions.size(),
+          .width = plain.width};
+}
+
+BoundedValue Replayer::evaluate_plain(size_t index, const Step& as,
+                                      const std::vector<int32_t>& positions, Evaluation& how,
+                                      size_t target) const {
+  const Step step = with_weights_as(as, how.attempt.arithmetic.inside);
   const auto inputs = inputs_of(step, positions, how, target);
   std::vector<referee::Matrix> matrices;
   for (const auto& input : inputs) matrices.push_back(input.matrix());
@@ -529,8 +560,11 @@ ReplayedStep Replayer::judge(size_t index, const Attempt& attempt, std::vector<i
   check.positions = std::move(positions);
   for (const size_t at : segment_of(index)) check.segment.push_back(plan_.steps[at].name);
   const auto& plain = plan_.steps[index];
+  // A variant that reads another step may need a segment of its own; then its bounds are made.
+  const bool same_inputs =
+      !variant || (!variant->second.quirk && variant->second.inputs == plain.inputs);
   const bool lazy = plain.op == Op::MatMul && check.segment.size() == 1 && !attempt.deviation &&
-                    recorded_[plain.inputs[0]]->precision == 0;
+                    same_inputs && recorded_[plain.inputs[0]]->precision == 0;
   Evaluation how{attempt, std::move(variant), !lazy, {}, {}};
   const auto value = evaluate(index, check.positions, how, index);
   result.width = value.width;
@@ -598,6 +632,13 @@ std::vector<StepCheck> Replayer::ways_to_judge(const StepCheck& wrong) const {
 ReplayedStep Replayer::check_as(const StepCheck& wrong, size_t replaced, const Step& variant,
                                 const std::vector<int32_t>& positions) const {
   const Attempt attempt{wrong.arithmetic, wrong.activations_by == "deviation", wrong.declared};
+  if (variant.inputs != plan_.steps[replaced].inputs &&
+      !std::ranges::includes(supported_from_inputs(variant), supported_[replaced])) {
+    ReplayedStep unknown;  // what the variant reads was not recorded: it reproduces nothing
+    unknown.check = wrong;
+    unknown.check.times_bound = INFINITY;
+    return unknown;
+  }
   return judge(wrong.step, attempt, positions.empty() ? wrong.positions : positions,
                std::pair(replaced, variant));
 }

@@ -83,7 +83,7 @@ class Replayer {
   std::string unknown_arithmetic(size_t step) const;
   bool is_made_of(size_t step, const std::string& type) const;
   bool is_input(size_t step) const;
-  std::vector<int32_t> from_inputs(size_t step) const;
+  std::vector<int32_t> supported_from_inputs(const Step& step) const;
   std::vector<int32_t> judged_positions(size_t step) const;
   std::vector<size_t> segment_of(size_t step) const;
   BoundedValue read(size_t step, const std::vector<int32_t>& positions) const;
@@ -93,6 +93,8 @@ class Replayer {
                                       Evaluation& how, size_t target) const;
   BoundedValue evaluate(size_t step, const std::vector<int32_t>& positions, Evaluation& how,
                         size_t target) const;
+  BoundedValue evaluate_plain(size_t step, const Step& as, const std::vector<int32_t>& positions,
+                              Evaluation& how, size_t target) const;
   void refuse_wide_bounds(const BoundedValue& value, StepCheck& check) const;
   ReplayedStep judge(size_t step, const Attempt& attempt, std::vector<int32_t> positions,
                      std::optional<std::pair<size_t, Step>> variant) const;

@@ -7,6 +7,7 @@
 #include <numeric>
 #include <set>
 
+#include "backends/referee/evaluate.h"
 #include "core/check.h"
 #include "quant/dequantize.h"
 
@@ -52,7 +53,7 @@ Buffers plan_buffers(const Plan& plan) {
 }
 
 size_t batch_of(const Plan& plan, size_t capacity) {
-  return std::min(capacity, is_causal(plan) ? kBatch : capacity);
+  return std::min(capacity, can_split(plan) ? kBatch : capacity);
 }
 
 // Bytes of `width` values in a cache.
@@ -166,6 +167,8 @@ class CpuSession : public Session {
 
   void compute(size_t i, std::span<const Token> tokens, Observer* observer) {
     const auto& step = plan_.steps[i];
+    if (!is_plain(step) && step.op != Op::Mix && !is_on_request(step.op))
+      return by_referee(i, tokens);
     switch (step.op) {
       case Op::Embedding: return embed(i, tokens);
       case Op::Positions: return add_positions(i);
@@ -239,6 +242,26 @@ class CpuSession : public Session {
         else kernels_.layernorm(out + at, x + at, g, b, group, epsilon);
       }
     });
+  }
+
+  // What only faulty engines do: by the referee's rules, rounded to float.
+  void by_referee(size_t i, std::span<const Token> tokens) {
+    const auto& step = plan_.steps[i];
+    const size_t rows = rows_of(i);
+    std::vector<std::vector<double>> copies;
+    std::vector<referee::Matrix> inputs;
+    for (size_t k = 0; k < step.inputs.size(); ++k) {
+      const size_t width = plan_.steps[step.inputs[k]].width;
+      copies.emplace_back(input(i, k), input(i, k) + rows * width);
+    }
+    for (size_t k = 0; k < step.inputs.size(); ++k)
+      inputs.push_back({copies[k].data(), rows, plan_.steps[step.inputs[k]].width});
+    std::vector<int32_t> positions(rows);
+    std::iota(positions.begin(), positions.end(), static_cast<int32_t>(position_ + rows_ - rows));
+    const std::vector<size_t> visible(rows, position_ + rows_);
+    std::vector<double> out(rows * step.width);
+    referee::evaluate(step, inputs, {positions, tokens.last(rows), visible, 0}, {}, threads_, out);
+    std::ranges::transform(out, values(i), [](double x) { return static_cast<float>(x); });
   }
 
   // Row by row, spread over the threads where there are enough rows to pay for waking them.
@@ -452,9 +475,9 @@ class CpuSession : public Session {
     cosines_.resize(rows_ * half);
     sines_.resize(rows_ * half);
     for (size_t r = 0; r < rows_; ++r) {
-      const double position = static_cast<double>(position_ + r) + rope.position_shift;
+      const auto position = static_cast<int32_t>(position_ + r);
       for (size_t p = 0; p < half; ++p) {
-        const double angle = position * frequencies[p];
+        const double angle = referee::rope_angle(rope, frequencies, position, p);
         cosines_[r * half + p] = static_cast<float>(rope.magnitude * std::cos(angle));
         sines_[r * half + p] = static_cast<float>(rope.magnitude * std::sin(angle));
       }
@@ -488,18 +511,6 @@ class CpuSession : public Session {
     });
   }
 
-  // The cache of K or V as a step reads it; a stale row (a fault) needs a copy.
-  const std::byte* cache_of(size_t step, const Attention& attention, std::vector<std::byte>& copy) {
-    const auto& cache = cache_.at(step);
-    const size_t row = cache_row_bytes(kv_, plan_.steps[step].width);
-    const auto stale = attention.stale_position;
-    if (!stale || *stale < 1 || static_cast<size_t>(*stale) >= capacity_) return cache.data();
-    copy = cache;
-    std::copy_n(&cache[static_cast<size_t>(*stale - 1) * row], row,
-                &copy[static_cast<size_t>(*stale) * row]);
-    return copy.data();
-  }
-
   // One layer's attention: its three steps and where its inputs and its output lie.
   struct Layer {
     const Step &scores, &softmax, &mix;
@@ -515,14 +526,14 @@ class CpuSession : public Session {
     const auto& softmax = plan_.steps[mix.inputs[0]];
     const auto& scores = plan_.steps[softmax.inputs[0]];
     const size_t heads = mix.attention.heads;
-    std::vector<std::byte> stale_k;
-    std::vector<std::byte> stale_v;
+    if (!is_plain(scores) || !is_plain(softmax) || !is_plain(mix))
+      return attend_by_referee(i, observer);
     const Layer layer{scores,
                       softmax,
                       mix,
                       values(scores.inputs[0]),
-                      cache_of(scores.inputs[1], scores.attention, stale_k),
-                      cache_of(mix.inputs[1], mix.attention, stale_v),
+                      cache_.at(scores.inputs[1]).data(),
+                      cache_.at(mix.inputs[1]).data(),
                       values(i)};
     const bool tap_scores = observer != nullptr && observer->wants(scores);
     const bool tap_weights = observer != nullptr && observer->wants(softmax);
@@ -542,13 +553,77 @@ class CpuSession : public Session {
       observer->on_value(softmax, position_, rows_, std::span<const float>(weights_tap_));
   }
 
+  // The first `count` rows of a cache.
+  std::vector<double> cached_rows(size_t step, size_t count) const {
+    const size_t width = plan_.steps[step].width;
+    const auto* from = cache_.at(step).data();
+    std::vector<float> row(width);
+    std::vector<double> out;
+    const DType dtype = kv_ == KvType::F32   ? DType::F32
+                        : kv_ == KvType::F16 ? DType::F16
+                                             : DType::Q8_0;
+    for (size_t r = 0; r < count; ++r) {
+      dequantize(dtype, from + r * cache_row_bytes(kv_, width), width, row.data());
+      out.insert(out.end(), row.begin(), row.end());
+    }
+    return out;
+  }
+
+  // Attention as only faulty engines compute it: the three steps by the referee's rules, each
+  // rounded to float.
+  void attend_by_referee(size_t i, Observer* observer) {
+    const auto& mix = plan_.steps[i];
+    const auto& softmax = plan_.steps[mix.inputs[0]];
+    const auto& scores = plan_.steps[softmax.inputs[0]];
+    const size_t keys = position_ + rows_;
+    const auto width_of = [&](size_t step) { return plan_.steps[step].width; };
+    std::vector<int32_t> positions(rows_);
+    std::iota(positions.begin(), positions.end(), static_cast<int32_t>(position_));
+    const std::vector<size_t> visible(rows_, keys);
+    const referee::Rows rows{positions, {}, visible, keys};
+    const auto run = [&](const Step& step, const std::vector<referee::Matrix>& inputs,
+                         size_t width) {
+      std::vector<double> out(rows_ * width);
+      referee::evaluate(step, inputs, rows, {}, threads_, out);
+      std::ranges::transform(out, out.begin(),
+                             [](double x) { return static_cast<double>(static_cast<float>(x)); });
+      if (is_on_request(step.op) && observer != nullptr && observer->wants(step))
+        show_wide(step, out, keys, *observer);
+      return out;
+    };
+    const size_t from_q = scores.inputs[0];
+    const std::vector<double> q(values(from_q), values(from_q) + rows_ * width_of(from_q));
+    const auto k = cached_rows(scores.inputs[1], keys);
+    const auto v = cached_rows(mix.inputs[1], keys);
+    const size_t line = mix.attention.heads * keys;
+    const auto s = run(
+        scores, {{q.data(), rows_, width_of(from_q)}, {k.data(), keys, width_of(scores.inputs[1])}},
+        line);
+    const auto w = run(softmax, {{s.data(), rows_, line}}, line);
+    const auto out =
+        run(mix, {{w.data(), rows_, line}, {v.data(), keys, width_of(mix.inputs[1])}}, mix.width);
+    std::ranges::transform(out, values(i), [](double x) { return static_cast<float>(x); });
+  }
+
+  // Rows of Scores and Softmax, widened to the capacity.
+  void show_wide(const Step& step, const std::vector<double>& values, size_t keys,
+                 Observer& observer) const {
+    std::vector<float> wide(rows_ * step.attention.heads * capacity_, 0.0F);
+    for (size_t line = 0; line * keys < values.size(); ++line)
+      std::transform(values.begin() + static_cast<ptrdiff_t>(line * keys),
+                     values.begin() + static_cast<ptrdiff_t>((line + 1) * keys),
+                     wide.begin() + static_cast<ptrdiff_t>(line * capacity_),
+                     [](double x) { return static_cast<float>(x); });
+    observer.on_value(step, position_, rows_, std::span<const float>(wide));
+  }
+
   // The scores of one query and head for keys from `first` on.
   void score_keys(const Layer& layer, size_t row, size_t head, size_t first, size_t count,
                   float* out) const {
     const auto& a = layer.scores.attention;
     const size_t width = plan_.steps[layer.scores.inputs[1]].width;
     const size_t row_bytes = cache_row_bytes(kv_, width);
-    const size_t kv_head = kv_head_of(a, head);
+    const size_t kv_head = referee::kv_head_of(a, head);
     const float* q = layer.q + (row * a.heads + head) * a.head_dim;
     const std::byte* k = layer.k + first * row_bytes + cache_row_bytes(kv_, kv_head * a.head_dim);
     const size_t query = position_ + row;
@@ -579,17 +654,13 @@ class CpuSession : public Session {
                                                       static_cast<double>(a.temperature_length)));
   }
 
-  static size_t kv_head_of(const Attention& a, size_t head) {
-    return a.head_map == HeadMap::Modulo ? head % a.kv_heads : head / (a.heads / a.kv_heads);
-  }
-
   void mix_values(const Layer& layer, size_t row, size_t head, size_t first, size_t count,
                   const float* weights) const {
     const auto& a = layer.mix.attention;
     const size_t width = plan_.steps[layer.mix.inputs[1]].width;
     const size_t row_bytes = cache_row_bytes(kv_, width);
-    const std::byte* v =
-        layer.v + first * row_bytes + cache_row_bytes(kv_, kv_head_of(a, head) * a.head_dim);
+    const std::byte* v = layer.v + first * row_bytes +
+                         cache_row_bytes(kv_, referee::kv_head_of(a, head) * a.head_dim);
     float* out = layer.out + (row * a.heads + head) * a.head_dim;
     switch (kv_) {
       case KvType::F32:
@@ -608,7 +679,7 @@ class CpuSession : public Session {
     const size_t head = at % layer.mix.attention.heads;
     const size_t query = position_ + row;
     const auto& a = layer.softmax.attention;
-    const size_t end = a.causal ? query + 1 : position_ + rows_;
+    const size_t end = query + 1;
     const size_t begin = a.window != 0 && query + 1 > a.window ? query + 1 - a.window : 0;
     score_keys(layer, row, head, begin, end - begin, line);
     if (scores_tap != nullptr) {
@@ -626,13 +697,30 @@ class CpuSession : public Session {
     if (step.gain != 1)
       for (float& x : std::span(values(i), rows_of(i) * step.width))
         x = static_cast<float>(static_cast<double>(x) * step.gain);
-    if (!step.edit) return;
     const size_t first = position_ + rows_ - rows_of(i);
+    if (step.quirk) rearrange(i, first);
+    if (!step.edit) return;
     const auto position = static_cast<size_t>(step.edit->position);
     if (position < first || position >= first + rows_of(i) || step.edit->channel >= step.width)
       return;
     float& x = values(i)[(position - first) * step.width + step.edit->channel];
     x = static_cast<float>(static_cast<double>(x) * step.edit->multiply + step.edit->add);
+  }
+
+  void rearrange(size_t i, size_t first) {
+    const auto& step = plan_.steps[i];
+    auto& plain = before_quirk_[i];
+    plain.resize((first + rows_of(i)) * step.width, NAN);
+    std::ranges::copy(std::span(values(i), rows_of(i) * step.width),
+                      plain.begin() + static_cast<ptrdiff_t>(first * step.width));
+    std::vector<int32_t> positions(rows_of(i));
+    std::iota(positions.begin(), positions.end(), static_cast<int32_t>(first));
+    std::vector<double> out(rows_of(i) * step.width);
+    const auto row_at = [&](int32_t position) {
+      return &plain[static_cast<size_t>(position) * step.width];
+    };
+    referee::rearrange(*step.quirk, positions, step.width, row_at, true, out);
+    std::ranges::transform(out, values(i), [](double x) { return static_cast<float>(x); });
   }
 
   const Kernels kernels_;
@@ -645,7 +733,8 @@ class CpuSession : public Session {
   Threads& threads_;
   Buffers buffers_;
   std::vector<std::vector<float>> slots_;
-  std::map<size_t, std::vector<std::byte>> cache_;  // K and V of all positions, by step
+  std::map<size_t, std::vector<std::byte>> cache_;      // K and V of all positions, by step
+  std::map<size_t, std::vector<double>> before_quirk_;  // what faulty steps computed, all positions
   std::map<const Weight*, std::vector<float>> vectors_;
   std::vector<float> ones_;
   std::vector<int8_t> int8_;

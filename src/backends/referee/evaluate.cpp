@@ -33,8 +33,10 @@ void embed(const Job& job) {
   const auto& weight = *job.step.weight;
   std::vector<float> row(weight.columns);
   for (size_t r = 0; r < job.count(); ++r) {
-    dequantize(weight.dtype, weight.row(static_cast<size_t>(job.rows.tokens[r])), row.size(),
-               row.data());
+    const auto vocabulary = static_cast<int64_t>(weight.rows);
+    const int64_t token = job.rows.tokens[r] + job.step.token_shift;
+    dequantize(weight.dtype, weight.row(static_cast<size_t>((token + vocabulary) % vocabulary)),
+               row.size(), row.data());
     std::ranges::copy(row, job.out.begin() + static_cast<ptrdiff_t>(r * row.size()));
   }
 }
@@ -73,7 +75,7 @@ void norm(const Job& job) {
       }
       double squares = 0;
       for (size_t i = 0; i < n; ++i) squares += (x[i] - mean) * (x[i] - mean);
-      const double factor = 1 / std::sqrt(squares / static_cast<double>(n) + job.step.epsilon);
+      const double factor = norm_factor(job.step, squares / static_cast<double>(n));
       for (size_t i = 0; i < n; ++i) {
         y[i] = (x[i] - mean) * factor;
         if (!gamma.empty() && job.step.use_gamma) y[i] *= norm_value(gamma, n, first + i);
@@ -169,6 +171,7 @@ void rotate(const Job& job) {
   const auto& rope = job.step.rope;
   const size_t width = job.step.width;
   const size_t half = rope.dimensions / 2;
+  const size_t rotated = rotated_width(job.step);
   const auto frequencies = rope_frequencies(rope);
   for (size_t r = 0; r < job.count(); ++r) {
     const double* x = job.inputs[0].row(r);
@@ -179,7 +182,7 @@ void rotate(const Job& job) {
       const double cosine = rope.magnitude * std::cos(angle);
       const double sine = rope.magnitude * std::sin(angle);
       const auto [first, second] = rope_pair(rope, pair);
-      for (size_t head = 0; head < width; head += job.step.head_dim) {
+      for (size_t head = 0; head < rotated; head += job.step.head_dim) {
         y[head + first] = x[head + first] * cosine - x[head + second] * sine;
         y[head + second] = x[head + first] * sine + x[head + second] * cosine;
       }
@@ -220,10 +223,10 @@ void scores(const Job& job, const Rounding& rounding) {
         for (size_t key = 0; key < keys; ++key) {
           if (!in_cache(job.rows, r, key)) continue;  // The mask belongs to the softmax.
           const double* q = queries.data() + r * q_width + h * a.head_dim;
-          const double* row =
-              k.data() + cache_row(a, key) * k_width + kv_head_of(a, h) * a.head_dim;
+          const auto from = cache_row(a, job.rows.positions[r], key);
+          const double* row = k.data() + from.value_or(0) * k_width + kv_head_of(a, h) * a.head_dim;
           double sum = 0;
-          for (size_t i = 0; i < a.head_dim; ++i) sum += q[i] * row[i];
+          for (size_t i = 0; i < a.head_dim && from; ++i) sum += q[i] * row[i];
           job.out[(r * a.heads + h) * keys + key] = score_of(a, job.rows.positions[r], h, key, sum);
         }
   });
@@ -237,15 +240,22 @@ void softmax(const Job& job) {
     for (size_t h = 0; h < a.heads; ++h) {
       const double* s = job.inputs[0].row(r) + h * keys;
       double* w = &job.out[(r * a.heads + h) * keys];
-      double max = -INFINITY;
-      double sum = 0;
       const auto seen = [&](size_t key) {
         return sees(a, job.rows.positions[r], job.rows.visible[r], key);
       };
+      double max = -INFINITY;
       for (size_t key = 0; key < keys; ++key)
         if (seen(key)) max = std::max(max, s[key]);
-      for (size_t key = 0; key < keys; ++key)
-        if (seen(key)) sum += w[key] = std::exp(s[key] - max);
+      const auto quirk = a.quirk ? a.quirk->softmax : SoftmaxQuirk::None;
+      if (quirk == SoftmaxQuirk::NeverScaled) max = -INFINITY;
+      double sum = quirk == SoftmaxQuirk::ExtraKey ? std::exp(-max) : 0;
+      double last = 0;
+      for (size_t key = 0; key < keys; ++key) {
+        if (!seen(key)) continue;
+        if (quirk == SoftmaxQuirk::NeverScaled) max = std::max(max, s[key]);
+        sum += last = w[key] = std::exp(s[key] - max);
+      }
+      if (quirk == SoftmaxQuirk::LastKeyMissed && sum > last) sum -= last;
       for (size_t key = 0; key < keys; ++key) w[key] /= sum;
     }
 }
@@ -263,7 +273,9 @@ void mix(const Job& job, const Rounding& rounding) {
       double* y = &job.out[r * job.step.width + h * a.head_dim];
       for (size_t key = 0; key < keys; ++key) {
         if (!mixes(a, job.rows, r, key, w[key])) continue;
-        const double* row = v.data() + cache_row(a, key) * v_width + kv_head_of(a, h) * a.head_dim;
+        const auto from = cache_row(a, job.rows.positions[r], key);
+        if (!from) continue;
+        const double* row = v.data() + *from * v_width + kv_head_of(a, h) * a.head_dim;
         for (size_t i = 0; i < a.head_dim; ++i) y[i] += w[key] * row[i];
       }
       if (turns_first(rounding.kv_cache)) turn_hadamard({y, a.head_dim}, kValueTurn);
@@ -282,6 +294,8 @@ double unary(const Step& step, double x) {
       const double z = std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x);
       return x / (1 + std::exp(-2 * z));
     }
+    case Op::Relu: return std::max(x, 0.0);
+    case Op::QuickGelu: return x / (1 + std::exp(-1.702 * x));
     default: CHECK(false);
   }
 }
@@ -316,7 +330,9 @@ void top_experts(const Job& job) {
     std::ranges::sort(order, [&](size_t a, size_t b) {
       return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
     });
-    for (size_t k = 0; k < used; ++k) job.out[r * used + k] = static_cast<double>(order[k]);
+    for (size_t k = 0; k < used; ++k)
+      job.out[r * used + k] =
+          static_cast<double>((order[k] + job.step.experts.shift) % job.step.experts.count);
   }
 }
 
@@ -329,13 +345,19 @@ void expert_weights(const Job& job) {
     double* out = &job.out[r * e.used];
     const double max = *std::max_element(logits, logits + e.count);
     double sum = 0;
-    for (size_t i = 0; i < e.count && !e.normalize; ++i) sum += std::exp(logits[i] - max);
+    const auto share = [&](double logit) {
+      return e.sigmoid ? 1 / (1 + std::exp(-logit)) : std::exp(logit - max);
+    };
+    for (size_t i = 0; i < e.count && !e.normalize && !e.sigmoid; ++i) sum += share(logits[i]);
     for (size_t k = 0; k < e.used; ++k) {
       const auto chosen = expert_at(job.inputs[1], r, k, e.count);
-      out[k] = chosen ? std::exp(logits[*chosen] - max) : NAN;
+      out[k] = chosen ? share(logits[*chosen]) : NAN;
+      if (k + e.dropped >= e.used) out[k] = 0;
       if (e.normalize) sum += out[k];
     }
-    for (size_t k = 0; k < e.used; ++k) out[k] /= sum;
+    if (sum == 0) sum = 1;  // sigmoids that are taken as they are
+    for (size_t k = 0; k < e.used; ++k)
+      out[k] = e.uniform ? 1 / static_cast<double>(e.used) : out[k] / sum;
   }
 }
 
@@ -388,9 +410,25 @@ void apply_edit(const Job& job) {
 
 }  // namespace
 
+double norm_factor(const Step& step, double mean_square) {
+  if (step.epsilon_outside) return 1 / (std::sqrt(mean_square) + step.epsilon);
+  return 1 / std::sqrt(mean_square + step.epsilon);
+}
+
+size_t rotated_width(const Step& step) {
+  if (step.rope.first_heads == 0) return step.width;
+  return std::min(step.width, step.rope.first_heads * step.head_dim);
+}
+
+double slope_of(const Attention& attention, size_t head) {
+  if (attention.quirk && attention.quirk->slope) return attention.quirk->slope(head);
+  return alibi_slope(attention, head);
+}
+
 double rope_angle(const Rope& rope, std::span<const double> frequencies, int32_t position,
                   size_t pair) {
-  return static_cast<double>(position + rope.position_shift) * frequencies[pair];
+  const int32_t shift = position >= rope.shift_from ? rope.position_shift : 0;
+  return static_cast<double>(position + shift) * frequencies[pair];
 }
 
 std::optional<size_t> expert_at(const Matrix& chosen, size_t row, size_t slot, size_t count) {
@@ -401,6 +439,8 @@ std::optional<size_t> expert_at(const Matrix& chosen, size_t row, size_t slot, s
 }
 
 double score_of(const Attention& a, int32_t position, size_t head, size_t key, double product) {
+  if (a.quirk && a.quirk->cap_before_scale && a.softcap != 0)
+    return a.scale * a.softcap * std::tanh(product / a.softcap);
   double score = product * a.scale;
   if (a.temperature_beta != 0)
     score *=
@@ -408,7 +448,7 @@ double score_of(const Attention& a, int32_t position, size_t head, size_t key, d
                                                        static_cast<double>(a.temperature_length)));
   if (a.softcap != 0) score = a.softcap * std::tanh(score / a.softcap);
   if (a.alibi_max_bias != 0)
-    score += alibi_slope(a, head) * (static_cast<double>(key) - static_cast<double>(position));
+    score += slope_of(a, head) * (static_cast<double>(key) - static_cast<double>(position));
   return score;
 }
 
@@ -423,7 +463,9 @@ bool mixes(const Attention& attention, const Rows& rows, size_t row, size_t key,
 
 bool sees(const Attention& attention, int32_t position, size_t visible, size_t key) {
   const auto query = static_cast<size_t>(position);
-  if (attention.causal ? key > query : key >= std::max(visible, query + 1)) return false;
+  if (attention.quirk && attention.quirk->sees)
+    return key < std::max(visible, query + 1) && attention.quirk->sees(query, visible, key);
+  if (key > query) return false;
   return attention.window == 0 || key + attention.window > query;
 }
 
@@ -435,15 +477,28 @@ size_t key_turn(size_t head_dim) {
 }
 
 size_t kv_head_of(const Attention& attention, size_t head) {
-  if (attention.head_map == HeadMap::Modulo) return head % attention.kv_heads;
+  if (attention.quirk && attention.quirk->kv_head) return attention.quirk->kv_head(head);
   return head / (attention.heads / attention.kv_heads);
 }
 
-size_t cache_row(const Attention& attention, size_t key) {
-  return attention.stale_position && static_cast<size_t>(*attention.stale_position) == key &&
-                 key > 0
-             ? key - 1
-             : key;
+std::optional<size_t> cache_row(const Attention& attention, int32_t position, size_t key) {
+  if (attention.quirk && attention.quirk->cache_row)
+    return attention.quirk->cache_row(static_cast<size_t>(position), key);
+  return key;
+}
+
+void rearrange(const Quirk& quirk, std::span<const int32_t> positions, size_t width,
+               const RowAt& row_at, bool with_values, std::span<double> out) {
+  for (size_t r = 0; r < positions.size(); ++r) {
+    const auto from = quirk.row ? quirk.row(positions[r]) : std::optional(positions[r]);
+    const double* row = from ? row_at(*from) : nullptr;
+    for (size_t i = 0; i < width; ++i) {
+      const auto channel = quirk.channel ? quirk.channel(i) : std::optional(i);
+      double x = !from || !channel ? 0 : row == nullptr ? NAN : row[*channel];
+      if (with_values && quirk.value) x = quirk.value(x);
+      out[r * width + i] = x;
+    }
+  }
 }
 
 void evaluate(const Step& step, std::span<const Matrix> inputs, const Rows& rows,
@@ -472,7 +527,9 @@ void evaluate(const Step& step, std::span<const Matrix> inputs, const Rows& rows
     case Op::Silu:
     case Op::GeluTanh:
     case Op::GeluErf:
-    case Op::Sigmoid: element_wise(job, rounding.functions); break;
+    case Op::Sigmoid:
+    case Op::Relu:
+    case Op::QuickGelu: element_wise(job, rounding.functions); break;
   }
   if (step.gain != 1)
     for (double& x : out) x *= step.gain;

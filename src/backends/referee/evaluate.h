@@ -2,6 +2,8 @@
 // The meaning of each step: plain loops, dequantized weights, double. Everything faster is judged
 // by it, so it is never traded for speed: it only spreads rows over threads.
 #pragma once
+#include <functional>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -40,6 +42,12 @@ struct Rounding {
 void evaluate(const Step& step, std::span<const Matrix> inputs, const Rows& rows,
               const Rounding& rounding, Threads& threads, std::span<double> out);
 
+// What a norm multiplies by, of the mean of the squares.
+double norm_factor(const Step& step, double mean_square);
+// The channels of a row that belong to heads which are rotated.
+size_t rotated_width(const Step& step);
+// ALiBi's slope of a head, also of a faulty one.
+double slope_of(const Attention& attention, size_t head);
 // The angle of pair `pair` of a head at `position`, in radians.
 double rope_angle(const Rope& rope, std::span<const double> frequencies, int32_t position,
                   size_t pair);
@@ -60,7 +68,14 @@ bool sees(const Attention& attention, int32_t position, size_t visible, size_t k
 constexpr size_t kValueTurn = 64;
 size_t key_turn(size_t head_dim);
 size_t kv_head_of(const Attention& attention, size_t head);
-// The cache row that is read for `key`.
-size_t cache_row(const Attention& attention, size_t key);
+// The cache row that the query at `position` reads for `key`; nothing: zeros.
+std::optional<size_t> cache_row(const Attention& attention, int32_t position, size_t key);
+
+// What a fault makes of computed rows: `row_at` gives the row of a position as it was computed, or
+// nothing where it is not known, which gives NaN. Bounds move with their values, but
+// `with_values` is false for them.
+using RowAt = std::function<const double*(int32_t position)>;
+void rearrange(const Quirk& quirk, std::span<const int32_t> positions, size_t width,
+               const RowAt& row_at, bool with_values, std::span<double> out);
 
 }  // namespace plumb::referee

@@ -38,7 +38,7 @@ class RefereeSession : public Session {
     TRY(check_tokens(tokens, model_, position_, capacity_));
     const size_t visible = position_ + tokens.size();
     std::vector<float> logits;
-    const size_t batch = is_causal(plan_) ? kBatch : tokens.size();
+    const size_t batch = can_split(plan_) ? kBatch : tokens.size();
     for (size_t begin = 0; begin < tokens.size(); begin += batch) {
       const auto part = tokens.subspan(begin, std::min(batch, tokens.size() - begin));
       auto rows = run(part, visible, observer);
@@ -79,6 +79,13 @@ class RefereeSession : public Session {
     }
     values[index].resize(rows.positions.size() * width_of(step, rows));
     referee::evaluate(step, inputs, rows, {.kv_cache = kv_cache_}, threads_, values[index]);
+    if (!step.quirk) return;
+    auto& plain = before_quirk_[index];
+    plain.insert(plain.end(), values[index].begin(), values[index].end());
+    const auto row_at = [&](int32_t position) {
+      return &plain[static_cast<size_t>(position) * step.width];
+    };
+    referee::rearrange(*step.quirk, rows.positions, step.width, row_at, true, values[index]);
   }
 
   static size_t width_of(const Step& step, const referee::Rows& rows) {
@@ -103,7 +110,8 @@ class RefereeSession : public Session {
   size_t capacity_, position_ = 0;
   std::string kv_cache_;
   Threads& threads_;
-  std::map<size_t, std::vector<double>> history_;  // K and V of all positions, by step
+  std::map<size_t, std::vector<double>> history_;       // K and V of all positions, by step
+  std::map<size_t, std::vector<double>> before_quirk_;  // what faulty steps computed, all positions
 };
 
 class RefereeBackend : public Backend {

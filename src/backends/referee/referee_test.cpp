@@ -110,10 +110,12 @@ TEST(Referee, Attention) {
   EXPECT_EQ(w[2 * 6 + 2], 1);
   EXPECT_EQ(w[2 * 6 + 0] + w[2 * 6 + 1], 0);
   softmax.attention.window = 0;
-  softmax.attention.causal = false;
+  softmax.attention.quirk = std::make_shared<AttentionQuirk>(
+      AttentionQuirk{.sees = [](size_t, size_t visible, size_t key) { return key < visible; }});
   w = run(softmax, {s}, {6}, 3, 6, 3);
   EXPECT_GT(w[1], 0);  // position 0 sees what lies behind it
-  mix.attention.stale_position = 2;
+  mix.attention.quirk = std::make_shared<AttentionQuirk>(AttentionQuirk{
+      .cache_row = [](size_t, size_t key) { return std::optional(key == 2 ? 1 : key); }});
   EXPECT_DOUBLE_EQ(run(mix, {w, v}, {6, 1}, 3, 2, 3)[0], w[0] * 10 + w[1] * 20 + w[2] * 20);
 }
 
