@@ -64,6 +64,7 @@ void add_trace(CLI::App& program, Command& chosen);
 void add_compare(CLI::App& program, Command& chosen);
 void add_audit(CLI::App& program, Command& chosen);
 void add_import(CLI::App& program, Command& chosen);
+void add_self_test(CLI::App& program, Command& chosen);
 void add_names(CLI::App& program, Command& chosen);
 
 }  // namespace plumb::cli

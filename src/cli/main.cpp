@@ -38,6 +38,7 @@ int main(int argc, char** argv) {
   add_audit(program, chosen);
   add_import(program, chosen);
   add_names(program, chosen);
+  add_self_test(program, chosen);
   if (argc > 1 && argv[1][0] != '-' && !has_command(program, argv[1])) {
     fmt::print(stderr, "plumb: there is no command '{}'\nTry 'plumb --help'.\n", argv[1]);
     return kCouldNotRun;

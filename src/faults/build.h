@@ -26,6 +26,10 @@ std::vector<double> candidates(const FaultContext& c, double right, std::vector<
 std::vector<size_t> whole_candidates(const FaultContext& c, std::vector<size_t> usual,
                                      size_t lowest);
 
+// Where the decode begins, or what somebody took for it: the prompt's end, the first wrong
+// position.
+std::vector<size_t> decode_candidates(const FaultContext& c);
+
 // "layer.3." of "layer.3.attn.q"; empty outside the layers.
 std::string layer_prefix(const std::string& step);
 

@@ -71,7 +71,7 @@ Variants kv_prefill_lost(const FaultContext& c) {
   const Step& right = step_of(c);
   if (!has_cache(right)) return {};
   Variants all;
-  for (const size_t prompt : whole_candidates(c, {c.prompt}, 1))
+  for (const size_t prompt : decode_candidates(c))
     all.push_back(variant(
         reading(right,
                 [prompt](size_t query, size_t key) {
@@ -89,7 +89,8 @@ Variants kv_overwritten(const FaultContext& c) {
   const Step& right = step_of(c);
   if (!has_cache(right)) return {};
   Variants all;
-  for (const size_t prompt : whole_candidates(c, {c.prompt}, 2)) {
+  for (const size_t prompt : decode_candidates(c)) {
+    if (prompt < 2) continue;
     const auto row = [prompt](size_t query, size_t key) -> std::optional<size_t> {
       if (query < prompt || key >= prompt) return key;
       if (key == 0) return prompt - 1;
@@ -109,7 +110,7 @@ Variants kv_own_row(const FaultContext& c) {
   const Step& right = step_of(c);
   if (!has_cache(right)) return {};
   Variants all;
-  for (const size_t prompt : whole_candidates(c, {c.prompt}, 1))
+  for (const size_t prompt : decode_candidates(c))
     all.push_back(variant(
         reading(right,
                 [prompt](size_t query, size_t key) {

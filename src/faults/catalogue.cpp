@@ -49,6 +49,12 @@ std::vector<size_t> whole_candidates(const FaultContext& c, std::vector<size_t> 
   return all;
 }
 
+std::vector<size_t> decode_candidates(const FaultContext& c) {
+  std::vector<size_t> usual = {c.prompt};
+  if (c.first_position) usual.push_back(static_cast<size_t>(*c.first_position));
+  return whole_candidates(c, usual, 1);
+}
+
 std::string layer_prefix(const std::string& step) {
   return step.starts_with("layer.") ? step.substr(0, step.find('.', 6) + 1) : std::string();
 }

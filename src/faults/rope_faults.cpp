@@ -176,19 +176,19 @@ Variants rope_tail(const FaultContext& c) {
 // Positions of the decode that are counted anew, or off by one, while the prefill is right.
 Variants rope_decode_position(const FaultContext& c) {
   if (step_of(c).op != Op::Rope) return {};
-  const auto from = static_cast<int32_t>(c.parameter.value_or(static_cast<double>(c.prompt)));
-  if (from < 1) return {};
   Variants all;
-  for (const int32_t shift : {-from, 1, -1}) {
-    if (shift == 0) continue;
-    Step step = step_of(c);
-    step.rope.shift_from = from;
-    step.rope.position_shift = shift;
-    all.push_back(
-        variant(step, "0", fmt::format("{}", shift),
-                shift == -from
-                    ? fmt::format("positions begin at 0 again from position {} on", from)
-                    : fmt::format("from position {} on every position is off by {}", from, shift)));
+  for (const size_t begin : decode_candidates(c)) {
+    const auto from = static_cast<int32_t>(begin);
+    for (const int32_t shift : {-from, 1, -1}) {
+      Step step = step_of(c);
+      step.rope.shift_from = from;
+      step.rope.position_shift = shift;
+      all.push_back(variant(
+          step, "0", fmt::format("{}", shift),
+          shift == -from
+              ? fmt::format("positions begin at 0 again from position {} on", from)
+              : fmt::format("from position {} on every position is off by {}", from, shift)));
+    }
   }
   return all;
 }

@@ -80,7 +80,7 @@ Finding finding_of(const Replayer& replayer, const ReplayedStep& wrong, const st
   const auto explanation = explain(replayer, wrong);
   Finding finding;
   finding.kind =
-      explanation.reproduced_to || explanation.reason == "value.element" ? "fault" : "unexplained";
+      explanation.reason == "unexplained" ? "unexplained" : "fault";
   finding.step = check.name;
   finding.side = side;
   finding.reason = explanation.reason;

@@ -113,7 +113,7 @@ Result<TraceLayout> plan_trace(const RunSetup& setup, std::vector<Token> tokens,
 }
 
 Result<std::vector<std::vector<float>>> record(const RunSetup& setup, std::span<const Token> tokens,
-                                               size_t prompt, TraceWriter& writer) {
+                                               size_t prompt, TraceWriter& writer, size_t part) {
   CHECK(prompt > 0 && prompt <= tokens.size());
   TRY(check_context(setup.model, prompt, tokens.size() - prompt));
   TRY_ASSIGN(
@@ -122,7 +122,12 @@ Result<std::vector<std::vector<float>>> record(const RunSetup& setup, std::span<
                          {.capacity = tokens.size(), .kv_cache = setup.kv_cache}, setup.threads));
   WritingObserver observer(writer, setup.plan);
   std::vector<std::vector<float>> logits;
-  TRY_ASSIGN(auto first, session->forward(tokens.first(prompt), Outputs::AllPositions, &observer));
+  std::vector<float> first;
+  for (size_t at = 0; at < prompt; at += part) {
+    if (part == 0) part = prompt;
+    TRY_ASSIGN(first, session->forward(tokens.subspan(at, std::min(part, prompt - at)),
+                                       Outputs::AllPositions, &observer));
+  }
   logits.emplace_back(first.end() - static_cast<ptrdiff_t>(setup.model.config.vocabulary),
                       first.end());
   for (size_t i = prompt; i < tokens.size(); ++i) {

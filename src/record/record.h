@@ -43,9 +43,9 @@ Result<TraceLayout> plan_trace(const RunSetup& setup, std::vector<Token> tokens,
                                const StepChoice& choice, const std::string& injected);
 
 // Runs the tokens of the layout and writes every chosen step. Gives the logits of the same
-// positions as PlainRun.
+// positions as PlainRun. `part`: so many tokens of the prefill are fed at a time; 0: all.
 Result<std::vector<std::vector<float>>> record(const RunSetup& setup, std::span<const Token> tokens,
-                                               size_t prompt, TraceWriter& writer);
+                                               size_t prompt, TraceWriter& writer, size_t part = 0);
 
 // Fails unless both runs gave the same bits: observing must not change a run.
 Result<void> check_unchanged(const PlainRun& plain,

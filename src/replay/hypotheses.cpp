@@ -67,6 +67,7 @@ double largest_of(const std::vector<double>& values) {
 struct Search {
   const Replayer& replayer;
   const ReplayedStep& wrong;
+  const std::set<std::string>& without;
   StepCheck way;  // the wrong step under the arithmetic that is tried
   Explanation best = {};
 
@@ -103,16 +104,20 @@ struct Search {
       context.fitted_epsilons = fit_epsilons(replayer, wrong);
       context.largest = largest_of(wrong.recorded);
     }
-    for (const auto& fault : fault_catalogue())
+    for (const auto& fault : fault_catalogue()) {
+      if (without.contains(fault.name)) continue;
       for (const auto& variant : fault.variants(context))
         if (try_variant(replaced, variant, fault.name)) return true;
+    }
     return try_pairs(replaced, context);
   }
 
   // Two faults of one rotation: a port that pairs the wrong way often leaves the scaling out too.
   bool try_pairs(size_t replaced, const FaultContext& context) {
     if (replayer.plan().steps[replaced].op != Op::Rope) return false;
-    const auto of_rope = [](const Fault& fault) { return fault.name.starts_with("rope."); };
+    const auto of_rope = [&](const Fault& fault) {
+      return fault.name.starts_with("rope.") && !without.contains(fault.name);
+    };
     for (const auto& first : fault_catalogue()) {
       if (!of_rope(first)) continue;
       for (const auto& one : first.variants(context)) {
@@ -168,15 +173,17 @@ struct Search {
                          .plan = replayer.plan(),
                          .step = scores,
                          .parameter = std::exp((low + high) / 2)};
-    const auto fault = std::ranges::find(fault_catalogue(), "attention.scale", &Fault::name);
-    for (const auto& variant : fault->variants(context))
-      if (try_variant(scores, variant, fault->name)) return true;
+    if (without.contains("attention.scale")) return false;
+    const auto& fault = fault_named("attention.scale");
+    for (const auto& variant : fault.variants(context))
+      if (try_variant(scores, variant, fault.name)) return true;
     return false;
   }
 
   bool try_ratio() {
     const double ratio = best_ratio(wrong);
     if (!std::isfinite(ratio) || std::fabs(ratio - 1) < 1e-7) return false;
+    if (without.contains("value.scaled")) return false;
     Step step = replayer.plan().steps[wrong.check.step];
     step.gain = ratio;
     const FaultVariant variant{[step] { return step; },
@@ -310,46 +317,75 @@ bool search_all(Search& search) {
   return false;
 }
 
+// What the values show by themselves, without a replay.
+std::optional<Explanation> seen_in_values(const ReplayedStep& wrong,
+                                          const std::set<std::string>& without) {
+  const auto& check = wrong.check;
+  if (is_all_zero(wrong) && !without.contains("value.zero"))
+    return Explanation{.reason = "value.zero",
+                       .at = check.name,
+                       .parameters = {{"found", "0"}},
+                       .text = "every value is 0: the step was not computed",
+                       .reproduced_to = 0.0,
+                       .clues = {}};
+  return {};
+}
+
+// One value, or those that are no numbers, among values that are all right.
+std::optional<Explanation> few_values(const ReplayedStep& wrong,
+                                      const std::set<std::string>& without) {
+  const auto& check = wrong.check;
+  const int32_t first =
+      check.wrong_positions.empty() ? check.worst_position : check.wrong_positions.front();
+  if (check.non_finite > 0 && check.wrong_values == check.non_finite &&
+      !without.contains("value.not_finite"))
+    return Explanation{
+        .reason = "value.not_finite",
+        .at = check.name,
+        .parameters = {{"expected", "numbers"}, {"found", "NaN or infinite"}},
+        .text = fmt::format("{} of {} values are not numbers, first at position {}; all others are "
+                            "right",
+                            check.non_finite, check.values, first),
+        .reproduced_to = {},
+        .clues = {}};
+  if (check.wrong_values == 1 && !without.contains("value.element"))
+    return Explanation{.reason = "value.element",
+                       .at = check.name,
+                       .parameters = {},
+                       .text = fmt::format(
+                           "one value is wrong: channel {} at position {}; all {} others are right",
+                           check.worst_channel, check.worst_position, check.values - 1),
+                       .reproduced_to = {},
+                       .clues = {}};
+  return {};
+}
+
 }  // namespace
 
-Explanation explain(const Replayer& replayer, const ReplayedStep& wrong) {
+Explanation explain(const Replayer& replayer, const ReplayedStep& wrong,
+                    const std::set<std::string>& without) {
   const auto& check = wrong.check;
-  Search search{replayer, wrong, check};
-  if (is_all_zero(wrong)) {
-    search.best = {.reason = "value.zero",
-                   .at = check.name,
-                   .parameters = {{"found", "0"}},
-                   .text = "every value is 0: the step was not computed",
-                   .reproduced_to = 0.0,
-                   .clues = find_clues(wrong)};
-    return search.best;
-  }
-  bool found = false;
+  Search search{replayer, wrong, without, check};
+  auto found = seen_in_values(wrong, without);
   for (const auto& way : replayer.ways_to_judge(check)) {
     if (found || way.activations_by == "deviation") continue;  // too wide to prove anything
     search.way = way;
-    found = search_all(search);
+    if (search_all(search)) found = search.best;
   }
-  if (!found && check.wrong_values > 1)
-    if (auto halves = short_accumulator(replayer, wrong)) {
-      halves->clues = find_clues(wrong);
-      return *halves;
-    }
-  auto& best = search.best;
-  best.clues = find_clues(wrong);
-  if (best.at.empty()) best.at = check.name;
-  if (!found && check.wrong_values == 1) {
-    best.reason = "value.element";
-    best.text =
-        fmt::format("one value is wrong: channel {} at position {}; all {} others are right",
-                    check.worst_channel, check.worst_position, check.values - 1);
-  } else if (!found) {
-    best.text = fmt::format(
-        "wrong, unexplained: {} of {} values lie outside their bound, first at position {}",
-        check.wrong_values, check.values,
-        check.wrong_positions.empty() ? check.worst_position : check.wrong_positions.front());
-  }
-  return best;
+  if (!found && check.wrong_values > 1) found = short_accumulator(replayer, wrong);
+  if (!found) found = few_values(wrong, without);
+  if (!found)
+    found = Explanation{
+        .at = check.name,
+        .parameters = {},
+        .text = fmt::format(
+            "wrong, unexplained: {} of {} values lie outside their bound, first at position {}",
+            check.wrong_values, check.values,
+            check.wrong_positions.empty() ? check.worst_position : check.wrong_positions.front()),
+        .reproduced_to = {},
+        .clues = {}};
+  found->clues = find_clues(wrong);
+  return *found;
 }
 
 }  // namespace plumb

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <set>
+
 #include "faults/catalogue.h"
 #include "replay/replay.h"
 
@@ -17,7 +19,9 @@ struct Explanation {
   std::map<std::string, std::string> clues;
 };
 
-// `wrong` is what Replayer::check gave for a step that is wrong.
-Explanation explain(const Replayer& replayer, const ReplayedStep& wrong);
+// `wrong` is what Replayer::check gave for a step that is wrong. Faults named in `without` are not
+// tried: what would be said of a fault that is in no catalogue.
+Explanation explain(const Replayer& replayer, const ReplayedStep& wrong,
+                    const std::set<std::string>& without = {});
 
 }  // namespace plumb

@@ -226,21 +226,21 @@ BoundedValue Replayer::evaluate(size_t index, const std::vector<int32_t>& positi
   const std::vector<int32_t> at(sources.begin(), sources.end());
   const auto plain = evaluate_plain(index, step, at, how, target);
   const auto rearranged = [&](const std::vector<double>& values, bool with_values) {
-    std::vector<double> out(values.empty() ? 0 : positions.size() * plain.width);
+    std::vector<double> out(positions.size() * plain.width);
     const auto row_at = [&](int32_t position) -> const double* {
       const auto found = std::ranges::lower_bound(at, position);
       if (found == at.end() || *found != position) return nullptr;
       return &values[static_cast<size_t>(found - at.begin()) * plain.width];
     };
-    if (!out.empty())
-      referee::rearrange(*step.quirk, positions, plain.width, row_at, with_values, out);
+    referee::rearrange(*step.quirk, positions, plain.width, row_at, with_values, out);
     return out;
   };
-  return {.value = at.empty() ? std::vector<double>(positions.size() * plain.width)
-                              : rearranged(plain.value, true),
-          .bound = rearranged(plain.bound, false),
-          .rows = positions.size(),
-          .width = plain.width};
+  BoundedValue out{.value = rearranged(plain.value, true),
+                   .bound = {},
+                   .rows = positions.size(),
+                   .width = plain.width};
+  if (how.want_bounds) out.bound = rearranged(plain.bound, false);
+  return out;
 }
 
 BoundedValue Replayer::evaluate_plain(size_t index, const Step& as,
