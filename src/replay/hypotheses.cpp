@@ -235,6 +235,33 @@ std::string listed(const std::set<T>& numbers) {
   return text;
 }
 
+// Rounding errors neither follow the values, as a factor does, nor are they the same at every
+// position, as a bias is. The share of their square that the best factor, or the mean over the
+// positions, accounts for.
+bool look_random(const ReplayedStep& wrong) {
+  constexpr double kMostOfIt = 0.5;
+  const size_t rows = wrong.check.positions.size();
+  double all = 0;
+  double cross = 0;
+  double own = 0;
+  double constant = 0;
+  for (size_t i = 0; i < wrong.width; ++i) {
+    double sum = 0;
+    for (size_t r = 0; r < rows; ++r) {
+      const double right = wrong.referee[r * wrong.width + i];
+      const double error = wrong.recorded[r * wrong.width + i] - right;
+      if (!std::isfinite(error)) continue;
+      all += error * error;
+      cross += error * right;
+      own += right * right;
+      sum += error;
+    }
+    constant += sum * sum / static_cast<double>(rows);
+  }
+  const bool follows = own > 0 && cross * cross / own > kMostOfIt * all;
+  return !follows && (rows < 4 || constant <= kMostOfIt * all);
+}
+
 // A product that is summed up in half precision: within the bound of that, but for sums that passed
 // the largest half.
 std::optional<Explanation> short_accumulator(const Replayer& replayer, const ReplayedStep& wrong) {
@@ -244,7 +271,7 @@ std::optional<Explanation> short_accumulator(const Replayer& replayer, const Rep
   way.arithmetic.accumulate = "f16";
   way.activations_by = "exact";
   const auto replay = replayer.check_as(way, wrong.check.step, step, {});
-  if (replay.check.wrong_values > replay.check.non_finite) return {};
+  if (replay.check.wrong_values > replay.check.non_finite || !look_random(wrong)) return {};
   const auto overflows = find_overflows(replayer, wrong, step);
   if (!overflows.possible) return {};
   // Errors of halves come near their bound (six deviations); much smaller ones have another cause.
@@ -348,7 +375,7 @@ std::optional<Explanation> few_values(const ReplayedStep& wrong,
                             check.non_finite, check.values, first),
         .reproduced_to = {},
         .clues = {}};
-  if (check.wrong_values == 1 && !without.contains("value.element"))
+  if (check.wrong_values == 1 && check.non_finite == 0 && !without.contains("value.element"))
     return Explanation{.reason = "value.element",
                        .at = check.name,
                        .parameters = {},

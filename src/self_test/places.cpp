@@ -6,6 +6,8 @@
 namespace plumb {
 namespace {
 
+constexpr size_t kMostOfOneFault = 12;
+
 // Layers to try: faults of a porter are in all of them, those of a schedule in one.
 bool is_tried(const Model& model, const std::string& step) {
   if (!step.starts_with("layer.")) return true;
@@ -28,7 +30,7 @@ std::vector<Place> places_of(const Model& model, const Plan& plan, size_t prompt
                              const std::vector<double>& largest) {
   std::vector<Place> places;
   for (const auto& fault : fault_catalogue()) {
-    size_t number = 0;  // of the place: the variants take turns
+    std::vector<Place> of_fault;
     for (size_t at = 0; at < plan.steps.size(); ++at) {
       if (!is_tried(model, plan.steps[at].name)) continue;
       const FaultContext context{.model = model,
@@ -40,9 +42,13 @@ std::vector<Place> places_of(const Model& model, const Plan& plan, size_t prompt
                                  .largest = largest[at] / 2};
       auto variants = fault.variants(context);
       if (variants.empty()) continue;
-      auto& variant = variants[number++ % variants.size()];
-      places.push_back({&fault, at, std::move(variant)});
+      auto& variant = variants[of_fault.size() % variants.size()];  // they take turns
+      of_fault.push_back({&fault, at, std::move(variant)});
     }
+    // Some faults can be anywhere: a sample of their places.
+    const size_t count = std::min(kMostOfOneFault, of_fault.size());
+    for (size_t i = 0; i < count; ++i)
+      places.push_back(std::move(of_fault[i * of_fault.size() / count]));
   }
   return places;
 }

@@ -197,7 +197,8 @@ Result<void> run_rewrite(const Bench& bench, size_t number, Rewrite& rewrite) {
   rewrite.what = how.what;
   Plan plan = bench.plan;
   // Half a unit: what another order of a sum may change.
-  if (how.noisy_step) plan.steps[*how.noisy_step].gain = 1 + 0x1p-24;
+  const auto output = how.backend->arithmetic(plan.steps.back()).output;
+  if (how.noisy_step) plan.steps[*how.noisy_step].gain = 1 + (output == "f64" ? 0x1p-52 : 0x1p-24);
   Threads threads(how.threads);
   TRY_ASSIGN(auto trace, run_recorded(bench.setup, *how.backend, plan, bench.tokens,
                                       bench.setup.prompt.size(), {}, how.part, threads));
