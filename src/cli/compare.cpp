@@ -90,14 +90,9 @@ Result<std::vector<Token>> prompt_of(const CompareOptions& options, const Source
   const auto& model = *source.model;
   const size_t vocabulary = std::min(model.config.vocabulary, other.model->config.vocabulary);
   if (options.input.given()) return read_tokens(options.input, model);
-  if (model.tokenizer)
-    return model.tokenizer->encode(
-        "The 7 quick brown foxes (all of them) jump over lazy dogs: x = 3.14;", true, true);
-  constexpr size_t kDefaultTokens = 24;
-  std::vector<Token> ids;
-  for (size_t i = 0; i < kDefaultTokens; ++i)
-    ids.push_back(static_cast<Token>((i * 2654435761ULL + (i > 0 ? 1 : 0)) % vocabulary));
-  return ids;
+  return default_tokens(model,
+                        "The 7 quick brown foxes (all of them) jump over lazy dogs: x = 3.14;", 24,
+                        vocabulary);
 }
 
 // How many tokens will be fed at most: some scalings of RoPE depend on it.

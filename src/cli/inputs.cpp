@@ -22,6 +22,16 @@ const std::map<std::string, KvType> kKvTypes = {
 
 }  // namespace
 
+Result<std::vector<Token>> default_tokens(const Model& model, const std::string& text, size_t count,
+                                          size_t vocabulary) {
+  if (model.tokenizer)
+    if (auto tokens = model.tokenizer->encode(text, true, true)) return tokens;
+  std::vector<Token> ids;
+  for (size_t i = 0; i < count; ++i)
+    ids.push_back(static_cast<Token>((i * 2654435761ULL + (i > 0 ? 1 : 0)) % vocabulary));
+  return ids;
+}
+
 Result<std::vector<Token>> parse_token_ids(const std::string& text, const std::string& option) {
   std::vector<Token> ids;
   size_t begin = 0;

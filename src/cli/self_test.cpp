@@ -41,13 +41,8 @@ Result<Model> load_embedded() {
 
 Result<std::vector<Token>> prompt_tokens(const SelfTestOptions& options, const Model& model) {
   if (options.input.given()) return read_tokens(options.input, model);
-  if (model.tokenizer)
-    return model.tokenizer->encode("One sunny day, Jane the little girl sat", true, true);
-  std::vector<Token> ids;
-  for (size_t i = 0; i < 12; ++i)
-    ids.push_back(
-        static_cast<Token>((i * 2654435761ULL + (i > 0 ? 1 : 0)) % model.config.vocabulary));
-  return ids;
+  return default_tokens(model, "One sunny day, Jane the little girl sat", 12,
+                        model.config.vocabulary);
 }
 
 std::set<std::string> kinds_of(const std::vector<Trial>& trials) {

@@ -73,9 +73,18 @@ Variants norm_group_size(const FaultContext& c) {
   const size_t have = norm_group(right);
   const size_t other = have == right.width ? head : right.width;
   if (other == have || other == 0 || right.width % other != 0) return {};
+  if (right.weight->count() != have && right.weight->count() != right.width) return {};
   Step step = right;
   step.group = other;
-  if (right.weight->count() != have && right.weight->count() != right.width) return {};
+  if (right.weight->count() < other) {  // each head has the same weight
+    const auto head_values = right.weight->values();
+    std::vector<float> values;
+    while (values.size() < other)
+      values.insert(values.end(), head_values.begin(), head_values.end());
+    auto whole = weight_of_floats(*right.weight, values);
+    whole->columns = values.size();
+    step.weight = std::move(whole);
+  }
   return {variant(step, number(static_cast<double>(have)), number(static_cast<double>(other)),
                   fmt::format("it norms {} values together; the model {}", other, have))};
 }

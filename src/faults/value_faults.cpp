@@ -14,7 +14,8 @@ Step rearranged(const Step& right, Quirk quirk) {
 }
 
 // Rows of Scores and Softmax are as long as the sequence: nothing is moved in them.
-bool has_rows(const Step& step) { return step.width > 0; }
+// Numbers of experts are no values.
+bool has_rows(const Step& step) { return step.width > 0 && step.op != Op::TopExperts; }
 
 // Where a run of wrong rows begins: as given, or the first wrong position.
 std::vector<size_t> first_rows(const FaultContext& c, size_t lowest) {
@@ -139,7 +140,7 @@ Variants value_not_finite(const FaultContext& c) {
 // itself.
 Variants value_element(const FaultContext& c) {
   const Step& right = step_of(c);
-  if (!c.parameter || right.width == 0) return {};
+  if (!c.parameter || !has_rows(right)) return {};
   Step step = right;
   step.edit = ValueEdit{.position = static_cast<int32_t>(*c.parameter),
                         .channel = right.width / 3,
@@ -152,7 +153,7 @@ Variants value_element(const FaultContext& c) {
 
 Variants value_scaled(const FaultContext& c) {
   const Step& right = step_of(c);
-  if (!c.parameter || *c.parameter == 1 || right.width == 0) return {};
+  if (!c.parameter || *c.parameter == 1 || !has_rows(right)) return {};
   Step step = right;
   step.gain = *c.parameter;
   return {variant(step, "1", fmt::format("{:.9g}", *c.parameter),

@@ -625,8 +625,9 @@ std::vector<double> error_bound(const Step& step, std::span<const BoundedValue> 
     case Op::Relu:
     case Op::QuickGelu: bound_element_wise(job); break;
   }
-  if (step.gain != 1)
-    for (double& b : bound) b *= std::fabs(step.gain);
+  if (step.gain != 1)  // one rounding more, of the product
+    for (size_t i = 0; i < bound.size(); ++i)
+      bound[i] = std::fabs(step.gain) * bound[i] + output_rounding(out[i], job.u);
   return bound;
 }
 
