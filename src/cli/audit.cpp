@@ -19,9 +19,9 @@ Result<int> run_audit(const AuditOptions& options) {
   auto shared = std::make_shared<const Model>(std::move(model));
   Plan plan = make_plan(*shared, trace.tokens.size());
   Side side{"baseline", side_label(options.trace), shared, std::move(plan), std::move(trace)};
-  const auto result = audit(std::move(side), threads, [](size_t done, size_t all) {
-    show_progress("replaying step", done, all);
-  });
+  auto result = audit(std::move(side), threads,
+                      [](size_t done, size_t all) { show_progress("replaying step", done, all); });
+  if (!options.report.no_confirm) confirm_findings(result, threads);
   return report(result, options.report);
 }
 

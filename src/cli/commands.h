@@ -34,8 +34,8 @@ struct MachineOptions {
 // The tokens of a prompt: ids as given, or text in the words of the model's tokenizer (BOS as the
 // model asks, special tokens in the text become their ids).
 Result<std::vector<Token>> read_tokens(const InputOptions& input, const Model& model);
-// What a model is fed where the user says nothing: `text`, or, where the tokenizer is missing or has
-// no tokens for it, `count` ids spread over a vocabulary.
+// What a model is fed where the user says nothing: `text`, or, where the tokenizer is missing or
+// has no tokens for it, `count` ids spread over a vocabulary.
 Result<std::vector<Token>> default_tokens(const Model& model, const std::string& text, size_t count,
                                           size_t vocabulary);
 // "1,2,3" as ids; `option` names the option in messages.

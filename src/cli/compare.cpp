@@ -233,9 +233,10 @@ Result<int> run_compare(CompareOptions options) {
   }
   Side baseline{a.role, side_label(a.path), a.model, std::move(a.plan), std::move(*a.trace)};
   Side candidate{b.role, side_label(b.path), b.model, std::move(b.plan), std::move(*b.trace)};
-  const auto result =
+  auto result =
       compare(std::move(baseline), std::move(candidate), floor, threads,
               [](size_t done, size_t all) { show_progress("replaying step", done, all); });
+  if (!options.report.no_confirm) confirm_findings(result, threads);
   return report(result, options.report);
 }
 

@@ -111,15 +111,16 @@ Variants value_clamped(const FaultContext& c) {
   if (!(largest > 0) || !std::isfinite(largest)) return {};
   return {variant(
       rearranged(right,
-                 {.value = [largest](double x) { return std::clamp(x, -largest, largest); }}),
+                 {.value = [largest](int32_t, size_t,
+                                     double x) { return std::clamp(x, -largest, largest); }}),
       "unlimited", number(largest), fmt::format("values are cut off at {}", number(largest)))};
 }
 
 Variants value_zero(const FaultContext& c) {
   const Step& right = step_of(c);
   if (!has_rows(right)) return {};
-  return {variant(rearranged(right, {.value = [](double) { return 0.0; }}), "computed", "0",
-                  "every value is 0: the step was not computed")};
+  return {variant(rearranged(right, {.value = [](int32_t, size_t, double) { return 0.0; }}),
+                  "computed", "0", "every value is 0: the step was not computed")};
 }
 
 // For injection only: replay sees values that are not finite as a clue.

@@ -136,7 +136,8 @@ struct Quirk {
   std::function<std::optional<int32_t>(int32_t position)> row = {};
   // The channel whose value stands in a channel; nothing: 0.
   std::function<std::optional<size_t>(size_t channel)> channel = {};
-  std::function<double(double value)> value = {};  // with a slope of at most 1
+  // What becomes of a value; with a slope of at most 1.
+  std::function<double(int32_t position, size_t channel, double value)> value = {};
 };
 
 struct Step {

@@ -75,12 +75,31 @@ std::string phase_of(const std::vector<int32_t>& positions, size_t prompt) {
   return prefill && decode ? "both" : decode ? "decode" : "prefill";
 }
 
+// Where no fault explains a step, what its values are more than the right ones stands for it: added
+// to a right run it makes that run wrong in the same way, whatever its inputs are.
+std::pair<size_t, Step> with_recorded_difference(const Replayer& replayer,
+                                                 const ReplayedStep& wrong) {
+  Step step = replayer.plan().steps[wrong.check.step];
+  if (step.width == 0) return {wrong.check.step, step};  // scores and weights have no fixed rows
+  auto difference = std::make_shared<std::vector<double>>(wrong.recorded.size());
+  for (size_t i = 0; i < wrong.recorded.size(); ++i)
+    (*difference)[i] =
+        wrong.recorded[i] == wrong.referee[i] ? 0 : wrong.recorded[i] - wrong.referee[i];
+  const auto add = [difference, width = wrong.width, positions = wrong.check.positions](
+                       int32_t position, size_t channel, double value) {
+    const auto row = std::ranges::lower_bound(positions, position);
+    if (row == positions.end() || *row != position) return value;
+    return value + (*difference)[static_cast<size_t>(row - positions.begin()) * width + channel];
+  };
+  step.quirk = std::make_shared<const Quirk>(Quirk{.value = add});
+  return {wrong.check.step, step};
+}
+
 Finding finding_of(const Replayer& replayer, const ReplayedStep& wrong, const std::string& side) {
   const auto& check = wrong.check;
   const auto explanation = explain(replayer, wrong);
   Finding finding;
-  finding.kind =
-      explanation.reason == "unexplained" ? "unexplained" : "fault";
+  finding.kind = explanation.reason == "unexplained" ? "unexplained" : "fault";
   finding.step = check.name;
   finding.side = side;
   finding.reason = explanation.reason;
@@ -97,6 +116,8 @@ Finding finding_of(const Replayer& replayer, const ReplayedStep& wrong, const st
   finding.bound = check.bound;
   finding.times_bound = check.times_bound;
   if (check.segment.size() > 1) finding.segment = check.segment;
+  finding.edits.push_back(explanation.variant ? *explanation.variant
+                                              : with_recorded_difference(replayer, wrong));
   return finding;
 }
 
@@ -109,6 +130,7 @@ void add_fault(std::vector<Finding>& findings, Finding finding) {
     if (layer_of(known.step) < 0 || kind_of_step(known.step) != kind_of_step(finding.step))
       continue;
     known.layers.insert(known.layers.end(), finding.layers.begin(), finding.layers.end());
+    known.edits.insert(known.edits.end(), finding.edits.begin(), finding.edits.end());
     return;
   }
   findings.push_back(std::move(finding));
@@ -427,6 +449,23 @@ void replay_both(Comparison& result, Threads& threads, const Progress& progress)
   }
 }
 
+// Where a difference between two files shows: the positions at which its first step differs.
+void find_positions(Comparison& result) {
+  for (auto& finding : result.findings) {
+    if (finding.kind != "static" || finding.step.empty()) continue;
+    const auto row = std::ranges::find(result.steps, finding.step, &StepRow::name);
+    if (row == result.steps.end() || !row->baseline || !row->baseline->measured()) continue;
+    std::vector<int32_t> differ;
+    for (size_t r = 0; r < std::min(row->total_by_position.size(), row->baseline->positions.size());
+         ++r)
+      if (row->total_by_position[r] != 0) differ.push_back(row->baseline->positions[r]);
+    if (differ.empty()) continue;
+    finding.first_position = differ.front();
+    finding.position_count = differ.size();
+    finding.phase = phase_of(differ, result.sides[0].trace.prompt);
+  }
+}
+
 bool same_steps(const Plan& a, const Plan& b) {
   return std::ranges::equal(a.steps, b.steps, [](const Step& x, const Step& y) {
     return x.name == y.name && x.width == y.width;
@@ -463,6 +502,7 @@ Comparison compare(Side baseline, Side candidate, std::optional<NoiseFloor> floo
   result.findings = compare_models(a, b, threads);
   if (same_steps(a.plan, b.plan)) {
     replay_both(result, threads, progress);
+    find_positions(result);
     count_coverage(result, a.plan);
     add_arithmetic(result, a.plan);
     judge_coverage(result);

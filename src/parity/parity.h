@@ -48,6 +48,18 @@ struct Price {
   std::optional<double> first_tie;  // the tie floor at that position
 };
 
+// What a finding does to the outcome, by runs of the model in which its fault is the only one, or
+// the only one that is missing. KL divergences are means over the positions, in nats, from the
+// right run.
+struct Confirmation {
+  bool control = false;           // two runs without any fault gave the same bits
+  double alone = 0;               // the wrong values put into the right run
+  double all = 0;                 // those of all findings of the side
+  double healed = 0;              // of all others, with this step made right
+  Price price;                    // of the run with this fault alone
+  std::optional<double> account;  // what all together leave of the side's recorded outcome
+};
+
 struct Finding {
   std::string kind;  // static, arithmetic, fault, unexplained, not_comparable, unmeasured
   std::string step, tensor, key;
@@ -62,6 +74,8 @@ struct Finding {
   std::optional<double> local, bound, times_bound, reproduced_to;
   std::map<std::string, std::string> clues;
   std::vector<std::string> segment;
+  std::vector<std::pair<size_t, Step>> edits;  // what makes a right run wrong in this way
+  std::optional<Confirmation> confirmation;
 };
 
 struct StepRow {
@@ -101,6 +115,19 @@ std::string finding_side_text(const std::string& side);
 // Nothing if the sides share no recorded logits.
 std::optional<Price> price_of(const Side& baseline, const Side& candidate,
                               const std::optional<NoiseFloor>& floor);
+
+// The same of logits of all positions, row by row: (positions, width).
+std::optional<Price> price_of_logits(std::span<const float> a, std::span<const float> b,
+                                     size_t width, size_t prompt);
+
+// Logits of all positions, row by row, of a model under a plan, fed with the tokens of the
+// comparison.
+using RunLogits = std::function<Result<std::vector<float>>(const Model& model, const Plan& plan)>;
+// Confirms each finding about a wrong step and gives it a price of its own: its wrong values put
+// into a right run must break it, and making the step right must heal what the others leave. Runs
+// the model 2 + 2 n times for n findings of a side, at most kMostConfirmed of them.
+constexpr size_t kMostConfirmed = 8;
+Result<void> confirm(Comparison& comparison, const RunLogits& run);
 
 // Progress is called with (done, all) steps.
 using Progress = std::function<void(size_t, size_t)>;

@@ -90,6 +90,7 @@ struct Search {
     best.parameters = variant.parameters;
     best.text = variant.text;
     best.reproduced_to = replay.check.local;
+    best.variant = std::pair(replaced, step);
     return true;
   }
 
@@ -354,7 +355,8 @@ std::optional<Explanation> seen_in_values(const ReplayedStep& wrong,
                        .parameters = {{"found", "0"}},
                        .text = "every value is 0: the step was not computed",
                        .reproduced_to = 0.0,
-                       .clues = {}};
+                       .clues = {},
+                       .variant = {}};
   return {};
 }
 
@@ -374,7 +376,8 @@ std::optional<Explanation> few_values(const ReplayedStep& wrong,
                             "right",
                             check.non_finite, check.values, first),
         .reproduced_to = {},
-        .clues = {}};
+        .clues = {},
+        .variant = {}};
   if (check.wrong_values == 1 && check.non_finite == 0 && !without.contains("value.element"))
     return Explanation{.reason = "value.element",
                        .at = check.name,
@@ -383,7 +386,8 @@ std::optional<Explanation> few_values(const ReplayedStep& wrong,
                            "one value is wrong: channel {} at position {}; all {} others are right",
                            check.worst_channel, check.worst_position, check.values - 1),
                        .reproduced_to = {},
-                       .clues = {}};
+                       .clues = {},
+                       .variant = {}};
   return {};
 }
 
@@ -410,7 +414,8 @@ Explanation explain(const Replayer& replayer, const ReplayedStep& wrong,
             check.wrong_values, check.values,
             check.wrong_positions.empty() ? check.worst_position : check.wrong_positions.front()),
         .reproduced_to = {},
-        .clues = {}};
+        .clues = {},
+        .variant = {}};
   found->clues = find_clues(wrong);
   return *found;
 }

@@ -17,6 +17,8 @@ struct Explanation {
   std::optional<double>
       reproduced_to;  // relative L2 distance of the recorded values to the fault's
   std::map<std::string, std::string> clues;
+  // The step as the faulty engine computes it, where a fault of the catalogue explains it.
+  std::optional<std::pair<size_t, Step>> variant;
 };
 
 // `wrong` is what Replayer::check gave for a step that is wrong. Faults named in `without` are not

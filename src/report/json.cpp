@@ -60,6 +60,14 @@ Json price_json(const Price& p) {
   return out;
 }
 
+Json confirmation_json(const Confirmation& c) {
+  return {{"control_is_exact", c.control},
+          {"kl_alone", number(c.alone)},
+          {"kl_all", number(c.all)},
+          {"kl_healed", number(c.healed)},
+          {"kl_left", number(c.account)}};
+}
+
 Json finding_json(const Finding& f, const std::optional<Price>& price) {
   Json out = {{"kind", f.kind},      {"step", text(f.step)},       {"tensor", text(f.tensor)},
               {"key", text(f.key)},  {"layers", f.layers},         {"side", f.side},
@@ -74,8 +82,12 @@ Json finding_json(const Finding& f, const std::optional<Price>& price) {
   out["reproduced_to"] = number(f.reproduced_to);
   out["clues"] = f.clues;
   if (!f.segment.empty()) out["segment"] = f.segment;
-  // The price is that of all findings together: it is measured on the outcome of the two runs.
-  out["price"] = price ? price_json(*price) : Json(nullptr);
+  // Of the fault alone, where the model could be run with it and without; else that of all findings
+  // together, which is measured on the outcome of the two runs.
+  out["price"] = f.confirmation ? price_json(f.confirmation->price)
+                 : price        ? price_json(*price)
+                                : Json(nullptr);
+  out["confirmed"] = f.confirmation ? confirmation_json(*f.confirmation) : Json(nullptr);
   return out;
 }
 

@@ -77,6 +77,39 @@ void line(std::string& out, const char* label, const std::string& text) {
   if (!text.empty()) out += fmt::format("  {:<9} {}\n", label, text);
 }
 
+std::string effect_text(const Price& p, const Comparison& c) {
+  std::string text;
+  if (p.first_token_changed) {
+    text = fmt::format("token {} after the prompt: {} → {} (margin {:.3g} logits",
+                       *p.first_token_changed + 1, token_text(c, p.first_from),
+                       token_text(c, p.first_to), p.first_margin);
+    if (p.first_tie) text += fmt::format(", tie floor {:.2g}", *p.first_tie);
+    text += "); ";
+  }
+  text += fmt::format("{} of {} argmax changed", p.argmax_changes, p.positions);
+  if (p.ties > 0) text += fmt::format(" ({} of them ties)", p.ties);
+  if (p.not_finite > 0)
+    text += fmt::format("; at {} positions a side has logits that are no numbers", p.not_finite);
+  return text + fmt::format("; KL mean {}, median {}, p99 {}", number(p.kl_mean),
+                            number(p.kl_median), number(p.kl_p99));
+}
+
+// What runs of the model with this fault and without it show.
+std::string confirmation_text(const Confirmation& f, const Comparison& c) {
+  std::string text =
+      fmt::format("its wrong values alone break a right run ({})", effect_text(f.price, c));
+  if (f.alone == 0) text = "its wrong values do not change the outcome of a right run";
+  if (f.all != f.alone || f.healed != 0)
+    text += fmt::format("; all findings of this side: KL mean {}, without this one {}",
+                        number(f.all), number(f.healed));
+  else text += "; made right, the run is the right one again";
+  if (f.account && *f.account > 0.01 * f.all && *f.account > 1e-6)
+    text += fmt::format("; the findings leave KL {} of the recorded outcome unaccounted for",
+                        number(*f.account));
+  if (!f.control) text += "; WARNING: two runs without a fault gave different bits";
+  return text;
+}
+
 void write_finding(std::string& out, const Finding& f, const Comparison& c) {
   std::string head = f.step;
   if (!f.tensor.empty()) head = f.tensor + (f.step.empty() ? "" : " (first step: " + f.step + ")");
@@ -100,26 +133,9 @@ void write_finding(std::string& out, const Finding& f, const Comparison& c) {
     line(out, "size",
          fmt::format("local difference {}, {} times its bound", number(*f.local),
                      number(*f.times_bound)));
+  if (f.confirmation) line(out, "confirmed", confirmation_text(*f.confirmation, c));
   if (f.kind == "unexplained")
     for (const auto& [name, clue] : f.clues) line(out, "clue", fmt::format("{}: {}", name, clue));
-}
-
-std::string effect_text(const Comparison& c) {
-  const auto& p = *c.price;
-  std::string text;
-  if (p.first_token_changed) {
-    text = fmt::format("token {} after the prompt: {} → {} (margin {:.3g} logits",
-                       *p.first_token_changed + 1, token_text(c, p.first_from),
-                       token_text(c, p.first_to), p.first_margin);
-    if (p.first_tie) text += fmt::format(", tie floor {:.2g}", *p.first_tie);
-    text += "); ";
-  }
-  text += fmt::format("{} of {} argmax changed", p.argmax_changes, p.positions);
-  if (p.ties > 0) text += fmt::format(" ({} of them ties)", p.ties);
-  if (p.not_finite > 0)
-    text += fmt::format("; at {} positions a side has logits that are no numbers", p.not_finite);
-  return text + fmt::format("; KL mean {}, median {}, p99 {}", number(p.kl_mean),
-                            number(p.kl_median), number(p.kl_p99));
 }
 
 bool is_interesting(const StepRow& row) {
@@ -198,7 +214,7 @@ std::string to_text(const Comparison& c, const TextOptions& options) {
   out += fmt::format("\n{}{}{}   {}\n", options.colour ? colour_of(c.verdict) : "", name,
                      options.colour ? "\x1b[0m" : "", c.why);
   for (const auto& finding : c.findings) write_finding(out, finding, c);
-  if (c.price) line(out, "effect", effect_text(c));
+  if (c.price) line(out, "effect", effect_text(*c.price, c));
   const auto inherits = std::ranges::count(c.steps, "ok, inherits", &StepRow::verdict);
   if (inherits > 0)
     line(out, "also",

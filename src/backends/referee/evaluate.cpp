@@ -495,7 +495,7 @@ void rearrange(const Quirk& quirk, std::span<const int32_t> positions, size_t wi
     for (size_t i = 0; i < width; ++i) {
       const auto channel = quirk.channel ? quirk.channel(i) : std::optional(i);
       double x = !from || !channel ? 0 : row == nullptr ? NAN : row[*channel];
-      if (with_values && quirk.value) x = quirk.value(x);
+      if (with_values && quirk.value) x = quirk.value(positions[r], i, x);
       out[r * width + i] = x;
     }
   }
