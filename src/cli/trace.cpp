@@ -22,7 +22,7 @@ struct TraceOptions {
 
 void print_faults() {
   for (const auto& fault : fault_catalogue())
-    fmt::print("{:<20} {}  [{}]\n", fault.name, fault.summary, fault.steps);
+    fmt::print("{:<25} {}  [{}]\n", fault.name, fault.summary, fault.steps);
 }
 
 Result<int> trace(const TraceOptions& options) {

@@ -13,8 +13,7 @@
 #include <string_view>
 #include <vector>
 
-#include "quant/dequantize.h"
-#include "quant/quantize.h"
+#include "parity/weight_rounding.h"
 
 namespace plumb {
 namespace {
@@ -27,80 +26,6 @@ double relative_l2(std::span<const float> a, std::span<const float> b) {
     size += std::pow(static_cast<double>(a[i]), 2);
   }
   return size > 0 ? std::sqrt(error / size) : std::sqrt(error);
-}
-
-double bits_per_weight(DType dtype) {
-  return 8.0 * static_cast<double>(info(dtype).block_bytes) /
-         static_cast<double>(info(dtype).block_elements);
-}
-
-// The largest error that storing x in `type` can make, for a block whose largest magnitude is
-// `largest`. Floats: half a unit in the last place. Blocks: a symmetric type with 2^b codes has
-// steps of largest/2^(b-1), an asymmetric one of at most 2 largest/(2^b - 1); one whole step is
-// granted, for the code at the end of the range that some types lack and for rounded scales.
-double rounding_limit(DType type, double x, double largest) {
-  switch (type) {
-    case DType::F64:
-    case DType::F32: return 0;
-    case DType::F16: return std::max(std::fabs(x) * 0x1p-11, 0x1p-25);
-    case DType::BF16: return std::fabs(x) * 0x1p-8;
-    case DType::F8_E4M3: return std::max(std::fabs(x) * 0x1p-4, 0x1p-10);
-    case DType::F8_E5M2: return std::max(std::fabs(x) * 0x1p-3, 0x1p-17);
-    case DType::Q8_0:
-    case DType::Q8_1:
-    case DType::Q8_K:
-    case DType::AprQ8: return largest / 127;
-    case DType::Q6_K: return largest / 31 * 1.5;
-    case DType::Q5_0:
-    case DType::Q5_1:
-    case DType::Q5_K: return largest / 15;
-    default: break;
-  }
-  if (bits_per_weight(type) >= 4) return largest / 7;
-  if (bits_per_weight(type) >= 3) return largest / 3;
-  return largest;  // two bits and less: the codes are a few points of the range
-}
-
-const StoredValues& coarser_of(const StoredValues& a, const StoredValues& b) {
-  return bits_per_weight(a.dtype) <= bits_per_weight(b.dtype) ? a : b;
-}
-
-// Whether every value differs by no more than the coarser of the two types rounds.
-bool within_rounding(const StoredValues& a, const StoredValues& b) {
-  if (a.dtype == b.dtype) return false;  // stored alike, the values themselves differ
-  const DType type = coarser_of(a, b).dtype;
-  const size_t block = std::max<size_t>(info(type).block_elements, 1);
-  for (size_t begin = 0; begin < a.values.size(); begin += block) {
-    double largest = 0;
-    const size_t end = std::min(a.values.size(), begin + block);
-    for (size_t i = begin; i < end; ++i)
-      largest = std::max({largest, std::fabs(static_cast<double>(a.values[i])),
-                          std::fabs(static_cast<double>(b.values[i]))});
-    for (size_t i = begin; i < end; ++i)
-      if (!(std::fabs(static_cast<double>(a.values[i]) - static_cast<double>(b.values[i])) <=
-            rounding_limit(type, static_cast<double>(a.values[i]), largest)))
-        return false;
-  }
-  return true;
-}
-
-// Whether the coarser side is, to the bit, what the reference quantization makes of the finer one.
-bool is_reference_rounding(const StoredValues& a, const StoredValues& b) {
-  const auto& coarse = coarser_of(a, b);
-  const auto& fine = &coarse == &a ? b : a;
-  if (a.dtype == b.dtype || !can_quantize(coarse.dtype) || is_apr_type(coarse.dtype) ||
-      coarse.columns % info(coarse.dtype).block_elements != 0)
-    return false;
-  std::vector<std::byte> bytes(bytes_of(coarse.dtype, coarse.columns));
-  std::vector<float> row(coarse.columns);
-  for (size_t r = 0; r < coarse.rows; ++r) {
-    quantize(coarse.dtype, fine.values.data() + r * coarse.columns, coarse.columns, bytes.data());
-    dequantize(coarse.dtype, bytes.data(), coarse.columns, row.data());
-    if (std::memcmp(row.data(), coarse.values.data() + r * coarse.columns,
-                    row.size() * sizeof(float)) != 0)
-      return false;
-  }
-  return true;
 }
 
 // Each row of b as a row of a: the permutation, or nothing if some row has no exact partner.
@@ -182,6 +107,116 @@ WeightClass few_or_unrelated(const StoredValues& a, const StoredValues& b) {
   return {"weights.unrelated", fmt::format("the values are unrelated (cosine {:.3g})", cosine), {}};
 }
 
+// A few blocks that are wrong among many that are right: damage, not another tensor.
+std::optional<WeightClass> few_blocks(const StoredValues& a, const StoredValues& b) {
+  const DType type = coarser_of(a, b).dtype;
+  const size_t block = info(type).block_elements;
+  if (block <= 1 || a.columns % block != 0) return {};
+  const size_t count = a.values.size() / block;
+  const size_t most = std::max<size_t>(count / 100, 1);
+  const auto differ = blocks_that_differ(a, b, most + 1);
+  if (differ.empty() || differ.size() > most) return {};
+  const size_t in_row = a.columns / block;
+  std::string places;
+  for (size_t i = 0; i < std::min<size_t>(differ.size(), 4); ++i)
+    places += fmt::format("{}block {} (row {}, columns {} to {})", i == 0 ? "" : ", ", differ[i],
+                          differ[i] / in_row, differ[i] % in_row * block,
+                          (differ[i] % in_row + 1) * block - 1);
+  if (differ.size() > 4) places += ", …";
+  return WeightClass{
+      "weights.block",
+      fmt::format("{} of {} {} blocks {}: {}; all others are the same{}", differ.size(), count,
+                  info(type).name, differ.size() == 1 ? "differs" : "differ", places,
+                  a.dtype == b.dtype ? "" : " up to rounding"),
+      {{"count", fmt::format("{}", differ.size())}, {"first_block", fmt::format("{}", differ[0])}}};
+}
+
+// Values of a in another order or size, as if they had been stored that way.
+StoredValues like(const StoredValues& a, const std::vector<float>& values) {
+  return {a.dtype, a.rows, a.columns, values};
+}
+
+// Each row of b as a row of a, where rounding lies between them: rows are matched by sixteen sums
+// with fixed signs, whose distance stands for theirs (Johnson and Lindenstrauss), and the order
+// that is found is checked value by value.
+std::optional<std::vector<size_t>> rounded_row_permutation(const StoredValues& a,
+                                                           const StoredValues& b) {
+  constexpr size_t kSums = 16;
+  constexpr size_t kMostRows = 16384;
+  if (a.dtype == b.dtype || a.rows > kMostRows) return {};
+  const auto sums_of = [](const StoredValues& of) {
+    std::vector<float> sums(of.rows * kSums);
+    for (size_t r = 0; r < of.rows; ++r)
+      for (size_t c = 0; c < of.columns; ++c) {
+        const uint64_t signs = (c + 1) * 0x9E3779B97F4A7C15ULL;
+        const float x = of.values[r * of.columns + c];
+        for (size_t k = 0; k < kSums; ++k)
+          sums[r * kSums + k] += (signs >> (20 + 2 * k) & 1) != 0 ? x : -x;
+      }
+    return sums;
+  };
+  const auto x = sums_of(a);
+  const auto y = sums_of(b);
+  std::vector<size_t> order;
+  std::vector<bool> used(a.rows);
+  for (size_t r = 0; r < b.rows; ++r) {
+    size_t best = 0;
+    double nearest = INFINITY;
+    for (size_t other = 0; other < a.rows; ++other) {
+      double distance = 0;
+      for (size_t k = 0; k < kSums; ++k)
+        distance += std::pow(static_cast<double>(x[other * kSums + k] - y[r * kSums + k]), 2);
+      if (distance < nearest) {
+        nearest = distance;
+        best = other;
+      }
+    }
+    if (!std::isfinite(nearest) || used[best]) return {};
+    used[best] = true;
+    order.push_back(best);
+  }
+  std::vector<float> moved(a.values.size());
+  for (size_t r = 0; r < a.rows; ++r)
+    std::copy_n(a.values.begin() + static_cast<ptrdiff_t>(order[r] * a.columns), a.columns,
+                moved.begin() + static_cast<ptrdiff_t>(r * a.columns));
+  if (!within_rounding(like(a, moved), b)) return {};
+  return order;
+}
+
+WeightClass rows_permuted(const std::vector<size_t>& order, const char* how) {
+  size_t moved = 0;
+  for (size_t r = 0; r < order.size(); ++r) moved += order[r] != r;
+  return {"weights.rows_permuted",
+          fmt::format("the same rows in another order{} ({} of {} moved; row 1 was row {})", how,
+                      moved, order.size(), order.size() > 1 ? order[1] : 0),
+          {}};
+}
+
+// The factor that fits best, where another type lies between the two.
+std::optional<double> rounded_factor(const StoredValues& a, const StoredValues& b) {
+  if (a.dtype == b.dtype) return {};
+  double cross = 0;
+  double own = 0;
+  for (size_t i = 0; i < a.values.size(); ++i) {
+    cross += static_cast<double>(a.values[i]) * static_cast<double>(b.values[i]);
+    own += static_cast<double>(a.values[i]) * static_cast<double>(a.values[i]);
+  }
+  const double factor = own > 0 ? cross / own : 0;
+  if (!std::isfinite(factor) || std::fabs(factor) < 1e-6) return {};
+  std::vector<float> scaled(a.values.begin(), a.values.end());
+  for (float& x : scaled) x = static_cast<float>(static_cast<double>(x) * factor);
+  if (!within_rounding(like(a, scaled), b)) return {};
+  return factor;
+}
+
+bool is_transposed_and_rounded(const StoredValues& a, const StoredValues& b) {
+  if (a.dtype == b.dtype) return false;
+  std::vector<float> turned(a.values.size());
+  for (size_t r = 0; r < a.rows; ++r)
+    for (size_t c = 0; c < a.columns; ++c) turned[c * a.rows + r] = a.values[r * a.columns + c];
+  return within_rounding({a.dtype, a.columns, a.rows, turned}, b);
+}
+
 WeightClass rounding_class(const StoredValues& a, const StoredValues& b) {
   const auto name = [](const StoredValues& of) { return std::string(info(of.dtype).name); };
   const auto& coarse = coarser_of(a, b);
@@ -204,8 +239,11 @@ WeightClass classify_weights(const StoredValues& a, const StoredValues& b) {
   const bool same_bits =
       std::memcmp(a.values.data(), b.values.data(), a.values.size() * sizeof(float)) == 0;
   if (same_bits && a.rows == b.rows) return {};
-  if (a.rows > 1 && a.rows == b.columns && a.columns == b.rows && is_transposed(a, b))
-    return {"weights.transposed", "the matrix is transposed", {}};
+  if (a.rows > 1 && a.rows == b.columns && a.columns == b.rows) {
+    if (is_transposed(a, b)) return {"weights.transposed", "the matrix is transposed", {}};
+    if (is_transposed_and_rounded(a, b))
+      return {"weights.transposed", "the matrix is transposed (and rounded)", {}};
+  }
   if (a.rows != b.rows)
     return {"weights.shape", shapes + (same_bits ? ", the same bytes in a row" : ""), {}};
   if (within_rounding(a, b)) return rounding_class(a, b);
@@ -218,15 +256,15 @@ WeightClass classify_weights(const StoredValues& a, const StoredValues& b) {
     return {"weights.scaled",
             fmt::format("every value is {:.7g} times the other", *factor),
             {{"found", fmt::format("{:.7g}", *factor)}}};
+  if (const auto damaged = few_blocks(a, b)) return *damaged;
+  if (const auto factor = rounded_factor(a, b))
+    return {"weights.scaled",
+            fmt::format("every value is {:.4g} times the other, up to rounding", *factor),
+            {{"found", fmt::format("{:.4g}", *factor)}}};
   if (a.rows > 1) {
-    if (const auto order = row_permutation(a, b)) {
-      const auto moved = std::ranges::count_if(std::views::iota(size_t{0}, order->size()),
-                                               [&](size_t r) { return (*order)[r] != r; });
-      return {"weights.rows_permuted",
-              fmt::format("the same rows in another order ({} of {} moved; row 1 was row {})",
-                          moved, order->size(), order->size() > 1 ? (*order)[1] : 0),
-              {}};
-    }
+    if (const auto order = row_permutation(a, b)) return rows_permuted(*order, "");
+    if (const auto order = rounded_row_permutation(a, b))
+      return rows_permuted(*order, ", up to rounding");
   }
   return few_or_unrelated(a, b);
 }

@@ -97,15 +97,17 @@ std::string effect_text(const Price& p, const Comparison& c) {
 // What runs of the model with this fault and without it show.
 std::string confirmation_text(const Confirmation& f, const Comparison& c) {
   std::string text =
-      fmt::format("its wrong values alone break a right run ({})", effect_text(f.price, c));
-  if (f.alone == 0) text = "its wrong values do not change the outcome of a right run";
-  if (f.all != f.alone || f.healed != 0)
-    text += fmt::format("; all findings of this side: KL mean {}, without this one {}",
+      f.alone == 0
+          ? std::string("put into a right run, this fault alone does not change the outcome")
+          : fmt::format("put into a right run, this fault alone gives: {}",
+                        effect_text(f.price, c));
+  const bool others = f.all != f.alone || f.healed != 0;
+  if (others)
+    text += fmt::format("; all findings of this side give KL mean {}, without this one {}",
                         number(f.all), number(f.healed));
-  else text += "; made right, the run is the right one again";
-  if (f.account && *f.account > 0.01 * f.all && *f.account > 1e-6)
-    text += fmt::format("; the findings leave KL {} of the recorded outcome unaccounted for",
-                        number(*f.account));
+  if (f.account)
+    text += fmt::format("; with {} plumb's own run comes within KL {} of the recorded outcome",
+                        others ? "all of them" : "it", number(*f.account));
   if (!f.control) text += "; WARNING: two runs without a fault gave different bits";
   return text;
 }
@@ -136,6 +138,20 @@ void write_finding(std::string& out, const Finding& f, const Comparison& c) {
   if (f.confirmation) line(out, "confirmed", confirmation_text(*f.confirmation, c));
   if (f.kind == "unexplained")
     for (const auto& [name, clue] : f.clues) line(out, "clue", fmt::format("{}: {}", name, clue));
+}
+
+// Each tensor that was rounded is a finding; a reader wants the first, and how many there are.
+void write_findings(std::string& out, const Comparison& c, bool all) {
+  size_t rounded = 0;
+  size_t layers = 0;
+  for (const auto& finding : c.findings) {
+    const bool repeats = finding.reason == "weights.rounding" && rounded++ > 0;
+    if (!repeats || all) write_finding(out, finding, c);
+    else layers += std::max<size_t>(finding.layers.size(), 1);
+  }
+  if (rounded > 1 && !all)
+    out += fmt::format("    … and {} more tensors are the same values up to rounding (--all)\n",
+                       layers);
 }
 
 bool is_interesting(const StepRow& row) {
@@ -213,7 +229,7 @@ std::string to_text(const Comparison& c, const TextOptions& options) {
   std::ranges::replace(name, '_', ' ');
   out += fmt::format("\n{}{}{}   {}\n", options.colour ? colour_of(c.verdict) : "", name,
                      options.colour ? "\x1b[0m" : "", c.why);
-  for (const auto& finding : c.findings) write_finding(out, finding, c);
+  write_findings(out, c, options.all_steps);
   if (c.price) line(out, "effect", effect_text(*c.price, c));
   const auto inherits = std::ranges::count(c.steps, "ok, inherits", &StepRow::verdict);
   if (inherits > 0)
