@@ -25,12 +25,13 @@ MAY_INCLUDE = {
     "generate": {"core", "tokenizer", "model", "trace", "backends"},
     "score": {"core", "formats", "tokenizer", "model", "trace", "backends"},
     "record": {"core", "tokenizer", "formats", "model", "trace", "backends"},
+    "outcome": {"core", "tokenizer", "model", "backends", "record", "score"},
     "faults": {"core", "quant", "tokenizer", "model", "trace"},
     "replay": {"core", "quant", "tokenizer", "model", "trace", "faults", "backends/referee"},
-    "parity": {"core", "quant", "formats", "tokenizer", "model", "trace", "replay"},
+    "parity": {"core", "quant", "formats", "tokenizer", "model", "trace", "outcome", "replay"},
     "inspect": {"core", "quant", "formats", "tokenizer", "model"},
-    "report": {"core", "formats", "tokenizer", "model", "trace", "parity", "inspect"},
-    "cli": {"core", "quant", "formats", "tokenizer", "chat", "model", "trace", "dump", "names", "generate", "score", "faults", "backends", "backends/cpu", "backends/referee", "record", "replay", "parity", "inspect", "report"},
+    "report": {"core", "formats", "tokenizer", "model", "trace", "outcome", "parity", "inspect"},
+    "cli": {"core", "quant", "formats", "tokenizer", "chat", "model", "trace", "dump", "names", "generate", "score", "faults", "backends", "backends/cpu", "backends/referee", "record", "outcome", "replay", "parity", "inspect", "report"},
 }
 # A level file is compiled for a newer processor: an inline function of the standard library must not come from there.
 LEVEL_INCLUDES = re.compile(r"immintrin\.h|std(def|int)\.h|math\.h|string\.h|float\.h|quant/blocks\.h|backends/cpu/kernels[a-z0-9_]*\.h")

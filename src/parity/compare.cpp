@@ -97,6 +97,7 @@ Finding finding_of(const Replayer& replayer, const ReplayedStep& wrong, const st
   finding.bound = check.bound;
   finding.times_bound = check.times_bound;
   if (check.segment.size() > 1) finding.segment = check.segment;
+  finding.channels = channel_shares(wrong, 8);
   return finding;
 }
 
@@ -414,6 +415,7 @@ void replay_both(Comparison& result, Threads& threads, const Progress& progress)
                                         checked_b.check.positions, checked_b.referee,
                                         checked_a.width, checked_a.left_out, checked_b.left_out));
     }
+    row.strata = strata_of(checked_a, &checked_b);
     row.verdict = verdict_of(row, false);
     if (identical && checked_a.check.wrong())
       add_fault(result.findings, finding_of(replay_a, checked_a, "both"));
@@ -508,6 +510,7 @@ Comparison audit(Side side, Threads& threads, const Progress& progress) {
                   .total = {},
                   .total_by_position = {},
                   .verdict = {}};
+      row.strata = strata_of(checked, nullptr);
       row.verdict = verdict_of(row, true);
       if (checked.check.wrong())
         add_fault(result.findings, finding_of(replayer, checked, only.role));

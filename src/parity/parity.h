@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "outcome/prompt_set.h"
+#include "parity/strata.h"
 #include "replay/hypotheses.h"
 #include "replay/replay.h"
 
@@ -62,6 +64,7 @@ struct Finding {
   std::optional<double> local, bound, times_bound, reproduced_to;
   std::map<std::string, std::string> clues;
   std::vector<std::string> segment;
+  std::vector<ChannelShare> channels = {};  // of a wrong step: where its squared difference lies
 };
 
 struct StepRow {
@@ -70,6 +73,7 @@ struct StepRow {
   std::optional<double> inherited, total;
   std::vector<double> total_by_position;
   std::string verdict;  // "ok", "ok, inherits", "WRONG (candidate)", "unmeasured: …"
+  std::optional<StepStrata> strata = {};  // of the residual stream
 };
 
 struct Comparison {
@@ -83,6 +87,7 @@ struct Comparison {
   size_t positions = 0;
   std::optional<Price> price;
   std::optional<NoiseFloor> floor;
+  std::optional<SetOutcome> outcome;  // of a set of prompts; all else is of one of them
   std::vector<std::string> notes;
 };
 
