@@ -47,15 +47,40 @@ struct Worst {
         local_step = step;
       }
   }
+  std::string total_text() const {
+    if (!total) return "total –";
+    return fmt::format("total {}", number(*total)) +
+           (*total > 0 ? fmt::format(" ({})", total_step) : "");
+  }
   std::string text() const {
-    std::string out;
-    if (total) out = fmt::format("total {}", number(*total));
-    if (total && *total > 0) out += fmt::format(" ({})", total_step);
-    if (local) out += fmt::format("{}local {}", out.empty() ? "" : ", ", number(*local));
-    if (local && *local > 0) out += fmt::format(" ({})", local_step);
-    return out;
+    std::string out = total ? total_text() + ", " : "";
+    out += fmt::format("local {}", number(local.value_or(0)));
+    return out + (local.value_or(0) > 0 ? fmt::format(" ({})", local_step) : "");
   }
 };
+
+// The strata of all steps together.
+struct StrataSummary {
+  Worst massive, first, rest;
+  std::map<size_t, size_t> channels;  // massive ones, and how many steps have them
+  std::set<int32_t> positions, first_positions;
+  double times_median = 0;
+};
+StrataSummary summary_of(const Comparison& c) {
+  StrataSummary summary;
+  for (const auto& row : c.steps) {
+    if (!row.strata) continue;
+    const auto& s = *row.strata;
+    summary.massive.look_at(s.massive, row.name);
+    summary.first.look_at(s.first, row.name);
+    summary.rest.look_at(s.rest, row.name);
+    for (const size_t channel : s.channels) ++summary.channels[channel];
+    summary.positions.insert(s.massive_positions.begin(), s.massive_positions.end());
+    summary.first_positions.insert(s.first_positions.begin(), s.first_positions.end());
+    summary.times_median = std::max(summary.times_median, s.times_median);
+  }
+  return summary;
+}
 
 }  // namespace
 
@@ -81,39 +106,22 @@ std::string token_text(const Comparison& c, Token token) {
 }
 
 std::string strata_text(const Comparison& c) {
-  Worst massive;
-  Worst first;
-  Worst rest;
-  std::map<size_t, size_t> channels;  // and how many steps have them
-  std::set<int32_t> positions;
-  std::set<int32_t> first_positions;
-  double times = 0;
-  for (const auto& row : c.steps) {
-    if (!row.strata) continue;
-    const auto& s = *row.strata;
-    massive.look_at(s.massive, row.name);
-    first.look_at(s.first, row.name);
-    rest.look_at(s.rest, row.name);
-    for (const size_t channel : s.channels) ++channels[channel];
-    positions.insert(s.massive_positions.begin(), s.massive_positions.end());
-    first_positions.insert(s.first_positions.begin(), s.first_positions.end());
-    times = std::max(times, s.times_median);
+  const auto s = summary_of(c);
+  const auto first = fmt::format("first tokens ({})", listed("position", s.first_positions));
+  if (s.channels.empty()) {
+    if (s.first.total.value_or(0) == 0 && s.rest.total.value_or(0) == 0) return {};
+    return fmt::format("  {:<9} residual stream, no massive values: {}: {}; the rest: {}\n",
+                       "strata", first, s.first.total_text(), s.rest.total_text());
   }
-  const bool differs = first.total.value_or(0) > 0 || rest.total.value_or(0) > 0;
-  if (channels.empty() && !differs) return {};
-  std::string out = fmt::format("  {:<9} {}\n", "strata", "residual stream, largest differences:");
+  std::string out = fmt::format("  {:<9} residual stream, largest differences:\n", "strata");
   const auto add = [&](const std::string& what, const Worst& worst) {
-    out += fmt::format("  {:<9} {}: {}\n", "", what, worst.text());
+    if (worst.local) out += fmt::format("  {:<9} {}: {}\n", "", what, worst.text());
   };
-  if (!channels.empty())
-    add(fmt::format("massive values ({} at {}, up to {:.0f} × the median of the row)",
-                    channel_list(channels), listed("position", positions), times),
-        massive);
-  if (!first.text().empty())
-    add(fmt::format("first tokens ({}){}", listed("position", first_positions),
-                    channels.empty() ? "" : ", other values"),
-        first);
-  if (!rest.text().empty()) add("the rest", rest);
+  add(fmt::format("massive values ({} at {}, up to {:.0f} × the median of the row)",
+                  channel_list(s.channels), listed("position", s.positions), s.times_median),
+      s.massive);
+  add(first + ", other values", s.first);
+  add("the rest", s.rest);
   return out;
 }
 
