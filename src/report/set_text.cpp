@@ -100,8 +100,9 @@ void add_prompts(std::string& out, const Comparison& c, bool all) {
   for (const auto& prompt : c.outcome->prompts)
     if (all || !prompt.identical) rows.push_back(&prompt);
   if (!all) {  // The worst ones; of equal ones the first.
-    std::ranges::stable_sort(
-        rows, [](const auto* a, const auto* b) { return a->kl_mean() > b->kl_mean(); });
+    std::ranges::sort(rows, [](const auto* a, const auto* b) {
+      return std::pair(-a->kl_mean(), a) < std::pair(-b->kl_mean(), b);
+    });
     if (rows.size() > kWorstPrompts) rows.resize(kWorstPrompts);
   }
   for (const auto* prompt : rows) line(out, all ? "prompt" : "worst", prompt_text(c, *prompt));

@@ -23,7 +23,9 @@ std::string listed(const char* word, const Numbers& numbers) {
 std::string channel_list(const std::map<size_t, size_t>& steps) {
   std::vector<std::pair<size_t, size_t>> order;  // steps and channel
   for (const auto& [channel, count] : steps) order.emplace_back(count, channel);
-  std::ranges::stable_sort(order, [](const auto& x, const auto& y) { return x.first > y.first; });
+  std::ranges::sort(order, [](const auto& x, const auto& y) {
+    return std::pair(y.first, x.second) < std::pair(x.first, y.second);
+  });
   std::vector<size_t> channels;
   for (const auto& [count, channel] : order)
     if (channels.size() < kListed) channels.push_back(channel);
