@@ -72,15 +72,24 @@ class Membership {
 
  private:
   void look_at_row(int32_t position, Row row) {
+    const size_t few = (width_ + kFewest - 1) / kFewest;  // values that may be massive
+    double all = 0;
+    double largest = 0;
+    for (const double x : row) {
+      all += x * x;
+      largest = std::max(largest, x * x);
+    }
+    if (!std::isfinite(all)) return;
+    // The few largest hold at most `few` times the largest: with less than this the others outweigh
+    // it. Most rows end here, without being sorted.
+    if (largest * static_cast<double>(few + 1) <= all) return;
     sizes_.clear();
     for (const double x : row) sizes_.push_back(std::fabs(x));
-    if (!std::ranges::all_of(sizes_, [](double x) { return std::isfinite(x); })) return;
-    const size_t few = (width_ + kFewest - 1) / kFewest;  // values that may be massive
-    const auto ordinary = sizes_.end() - static_cast<ptrdiff_t>(std::min(few, width_));
+    const auto ordinary = sizes_.end() - static_cast<ptrdiff_t>(few);
     std::ranges::nth_element(sizes_, ordinary);
     double energy = 0;
     for (auto x = sizes_.begin(); x != ordinary; ++x) energy += *x * *x;
-    if (!std::any_of(ordinary, sizes_.end(), [&](double x) { return x * x > energy; })) return;
+    if (largest <= energy) return;
     const double middle = median(sizes_);
     for (size_t i = 0; i < width_; ++i) {
       if (row[i] * row[i] <= energy) continue;
@@ -113,18 +122,22 @@ using Parts = std::array<Squares, 3>;
 Parts parts_of(Row reference, Row values, const std::set<size_t>& massive, bool first,
                const auto& known) {
   Parts parts;
-  auto& ordinary = parts[first ? 1 : 2];
-  auto next = massive.begin();
-  for (size_t i = 0; i < reference.size(); ++i) {
-    const bool is_massive = next != massive.end() && *next == i;
-    if (is_massive) ++next;
-    if (!known(i)) continue;
-    auto& part = is_massive ? parts[0] : ordinary;
-    const double d = reference[i] == values[i] ? 0 : reference[i] - values[i];  // inf - inf
-    part.error += d * d;
-    part.size += reference[i] * reference[i];
-    ++part.values;
+  const auto add = [&](Squares& part, size_t begin, size_t end) {
+    for (size_t i = begin; i < end; ++i) {
+      if (!known(i)) continue;
+      const double d = reference[i] == values[i] ? 0 : reference[i] - values[i];  // inf - inf
+      part.error += d * d;
+      part.size += reference[i] * reference[i];
+      ++part.values;
+    }
+  };
+  size_t begin = 0;
+  for (const size_t channel : massive) {
+    add(parts[first ? 1 : 2], begin, channel);
+    add(parts[0], channel, channel + 1);
+    begin = channel + 1;
   }
+  add(parts[first ? 1 : 2], begin, reference.size());
   return parts;
 }
 
