@@ -354,6 +354,8 @@ void compare_blind(Comparison& result) {
         read_row(*y, r, std::span(values_b).subspan(r * y->width(), y->width()));
       row.total_by_position = distances(x->positions, values_a, y->positions, values_b, x->width());
       row.total = largest(row.total_by_position);
+      row.strata = strata_of_recorded(name, {x->positions, std::move(values_a)},
+                                      {y->positions, std::move(values_b)}, x->width());
     }
     result.steps.push_back(std::move(row));
   }

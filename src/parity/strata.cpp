@@ -202,19 +202,36 @@ std::optional<StepStrata> strata_of(const ReplayedStep& baseline, const Replayed
   else membership.look_at(baseline.check.positions, baseline.referee);
   StepStrata strata;
   membership.describe(strata);
-  const auto local_a = local_sums(baseline, membership);
-  const auto local_b = candidate != nullptr ? local_sums(*candidate, membership) : Sums{};
+  const auto local_a = baseline.referee.empty() ? Sums{} : local_sums(baseline, membership);
+  const auto local_b = candidate == nullptr || candidate->referee.empty()
+                           ? Sums{}
+                           : local_sums(*candidate, membership);
   const auto total = candidate != nullptr ? total_sums(baseline, *candidate, membership) : Sums{};
+  const auto& decisive = candidate != nullptr ? total : local_a;
   size_t s = 0;
   for (auto* part : {&strata.massive, &strata.first, &strata.rest}) {
-    part->values = candidate != nullptr ? total.values[s] : local_a.values[s];
+    part->values = decisive.values[s];
     part->total = total.largest[s];
     part->local_baseline = local_a.largest[s];
     part->local_candidate = local_b.largest[s];
-    part->share = candidate != nullptr ? total.share(s) : local_a.share(s);
+    part->share = decisive.share(s);
     ++s;
   }
   return strata;
+}
+
+std::optional<StepStrata> strata_of_recorded(const std::string& step, RecordedRows baseline,
+                                             RecordedRows candidate, size_t width) {
+  const auto as_step = [&](RecordedRows& rows) {
+    ReplayedStep side;
+    side.check.name = step;
+    side.check.positions = std::move(rows.positions);
+    side.recorded = std::move(rows.values);
+    side.width = width;
+    return side;
+  };
+  const auto b = as_step(candidate);
+  return strata_of(as_step(baseline), &b);
 }
 
 std::vector<ChannelShare> channel_shares(const ReplayedStep& step, size_t most) {

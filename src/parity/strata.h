@@ -36,8 +36,17 @@ struct StepStrata {
 };
 
 // Of a step of the residual stream; nothing of other steps, or where a side was not measured.
-// `candidate` is null in an audit. The two are of the same width.
+// `candidate` is null in an audit. A side without the referee's values has no local differences.
+// Nothing where the widths differ.
 std::optional<StepStrata> strata_of(const ReplayedStep& baseline, const ReplayedStep* candidate);
+
+// The same of recorded rows alone, (positions, width): two traces without a model.
+struct RecordedRows {
+  std::vector<int32_t> positions;
+  std::vector<double> values;
+};
+std::optional<StepStrata> strata_of_recorded(const std::string& step, RecordedRows baseline,
+                                             RecordedRows candidate, size_t width);
 
 // A channel of a wrong step and its part of the squared difference to the referee.
 struct ChannelShare {

@@ -117,6 +117,21 @@ TEST(Strata, AreOfTheResidualStreamAndOfWhatWasMeasured) {
   EXPECT_EQ(*strata.rest.share, 1);
 }
 
+// Two traces without a model: what differs is known, which side is right is not.
+TEST(Strata, OfTracesAloneHaveNoLocalDifference) {
+  const auto right = residual();
+  auto wrong = right;
+  wrong.recorded[2 * kWidth] += 1;
+  const auto strata = strata_of_recorded(right.check.name, {right.check.positions, right.recorded},
+                                         {wrong.check.positions, wrong.recorded}, kWidth)
+                          .value();
+  EXPECT_EQ(strata.channels, std::vector<size_t>{kMassive});
+  EXPECT_GT(*strata.rest.total, 0);
+  EXPECT_EQ(*strata.rest.share, 1);
+  EXPECT_FALSE(strata.rest.local_baseline);
+  EXPECT_FALSE(strata.rest.local_candidate);
+}
+
 TEST(Strata, WhatIsNotANumberIsInfinitelyFar) {
   const auto right = residual();
   auto wrong = right;

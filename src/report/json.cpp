@@ -89,11 +89,12 @@ Json finding_json(const Finding& f, const std::optional<Price>& price) {
 }
 
 Json stratum_json(const StratumDifference& s) {
-  return {
-      {"values", s.values},
-      {"total", number(s.total)},
-      {"local", {{"baseline", number(s.local_baseline)}, {"candidate", number(s.local_candidate)}}},
-      {"share", number(s.share)}};
+  Json out = {{"values", s.values}, {"total", number(s.total)}, {"local", nullptr}};
+  if (s.local_baseline || s.local_candidate)  // not without the referee
+    out["local"] = {{"baseline", number(s.local_baseline)},
+                    {"candidate", number(s.local_candidate)}};
+  out["share"] = number(s.share);
+  return out;
 }
 
 Json strata_json(const StepStrata& s) {

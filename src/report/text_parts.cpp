@@ -55,9 +55,10 @@ struct Worst {
            (*total > 0 ? fmt::format(" ({})", total_step) : "");
   }
   std::string text() const {
-    std::string out = total ? total_text() + ", " : "";
-    out += fmt::format("local {}", number(local.value_or(0)));
-    return out + (local.value_or(0) > 0 ? fmt::format(" ({})", local_step) : "");
+    std::string out = total ? total_text() : "";
+    if (!local) return out;
+    out += fmt::format("{}local {}", total ? ", " : "", number(*local));
+    return out + (*local > 0 ? fmt::format(" ({})", local_step) : "");
   }
 };
 
@@ -117,7 +118,7 @@ std::string strata_text(const Comparison& c) {
   }
   std::string out = fmt::format("  {:<9} residual stream, largest differences:\n", "strata");
   const auto add = [&](const std::string& what, const Worst& worst) {
-    if (worst.local) out += fmt::format("  {:<9} {}: {}\n", "", what, worst.text());
+    if (worst.total || worst.local) out += fmt::format("  {:<9} {}: {}\n", "", what, worst.text());
   };
   add(fmt::format("massive values ({} at {}, up to {:.0f} × the median of the row)",
                   channel_list(s.channels), listed("position", s.positions), s.times_median),
