@@ -6,8 +6,10 @@
 
 #include "backends/cpu/cpu_backend.h"
 #include "cli/foreign.h"
+#include "cli/prompts.h"
 #include "cli/sides.h"
 #include "faults/catalogue.h"
+#include "outcome/run_prompts.h"
 
 namespace plumb::cli {
 namespace {
@@ -16,6 +18,10 @@ struct CompareOptions {
   std::string baseline, candidate;
   std::vector<std::string> models, inject;
   InputOptions input;
+  std::string prompts;  // a file of them
+  BootstrapOptions statistics;
+  bool has_seed = false;
+  std::vector<Token> chosen;  // of the prompts: the one that is judged step by step
   MachineOptions machine;
   std::string candidate_backend, candidate_level;
   KvType kv = SessionOptions{}.kv_cache;
@@ -87,6 +93,7 @@ Result<Source> open_source(const CompareOptions& options, bool second) {
 // the smaller vocabulary where the baseline has no tokenizer.
 Result<std::vector<Token>> prompt_of(const CompareOptions& options, const Source& source,
                                      const Source& other) {
+  if (!options.chosen.empty()) return options.chosen;
   const auto& model = *source.model;
   const size_t vocabulary = std::min(model.config.vocabulary, other.model->config.vocabulary);
   if (options.input.given()) return read_tokens(options.input, model);
@@ -109,6 +116,7 @@ Result<void> plan_source(const CompareOptions& options, size_t tokens, Source& s
   if (!source.model) return {};
   source.plan = make_plan(*source.model, tokens);
   source.executed = source.plan;
+  source.injected.clear();
   if (source.role != "candidate") return {};
   for (const auto& text : options.inject) {
     TRY(inject(text, *source.model, source.executed));
@@ -179,9 +187,13 @@ Result<void> run_side(const CompareOptions& options, Source& source, const Fed& 
 
 // Runs that nobody could call wrong: the prefill in two parts, and every embedding one unit in the
 // last place larger. What they change is what no verdict about the outcome may be built on.
+Plan with_noise(Plan plan) {
+  plan.steps.front().gain = 1 + 0x1p-23;
+  return plan;
+}
+
 Result<NoiseFloor> measure_floor(const Source& source, const Fed& fed, Threads& threads) {
-  Plan noisy = source.plan;
-  noisy.steps.front().gain = 1 + 0x1p-23;
+  const Plan noisy = with_noise(source.plan);
   const RunSetup plain{*source.model, source.plan, *source.backend, threads, source.kv_cache};
   const RunSetup noise{*source.model, noisy, *source.backend, threads, source.kv_cache};
   TRY_ASSIGN(const auto base, run_logits(plain, fed.tokens, fed.prompt, 0));
@@ -210,6 +222,58 @@ Result<NoiseFloor> measure_floor(const Source& source, const Fed& fed, Threads& 
   return floor;
 }
 
+// --prompts needs what a trace cannot give: a run of each prompt.
+Result<void> check_prompt_options(const CompareOptions& options, const Source& a, const Source& b) {
+  if (options.prompts.empty()) {
+    if (options.has_seed) return fail(ErrorCode::Usage, "--seed needs --prompts");
+    return {};
+  }
+  for (const auto* source : {&a, &b})
+    if (source->is_trace)
+      return fail(ErrorCode::Usage,
+                  fmt::format("--prompts needs two models: {} is a run that is over and has one "
+                              "prompt; leave --prompts out, or give the model",
+                              source->path));
+  if (options.input.given())
+    return fail(ErrorCode::Usage,
+                "--prompts is the input: leave out -p, --prompt-file and --tokens");
+  if (a.model->config.vocabulary != b.model->config.vocabulary)
+    return fail(
+        ErrorCode::NotComparable,
+        fmt::format("not comparable: {} has a vocabulary of {} tokens, {} of {}; "
+                    "probabilities of different tokens cannot be compared",
+                    a.path, a.model->config.vocabulary, b.path, b.model->config.vocabulary));
+  return {};
+}
+
+// Both models on every prompt. The floor is measured where something depends on it: until a prompt
+// shows a difference above it, and where a best token changed.
+Result<SetOutcome> run_set(const CompareOptions& options, Source& a, Source& b, Threads& threads) {
+  TRY_ASSIGN(const auto prompts,
+             read_prompts(options.prompts, *a.model, *b.model, options.input.decode));
+  std::vector<PromptOutcome> outcomes;
+  bool chosen = false;
+  for (const auto& prompt : prompts) {
+    show_progress("running prompt", outcomes.size(), prompts.size());
+    const size_t tokens = prompt.tokens.size() + options.input.decode;
+    TRY(plan_source(options, tokens, a));
+    TRY(plan_source(options, tokens, b));
+    TRY_ASSIGN(auto outcome,
+               run_prompt(a.setup(threads), b.setup(threads), prompt.tokens, options.input.decode));
+    outcome.line = prompt.line;
+    if ((!chosen && !outcome.identical) || outcome.changes() > 0) {
+      const Plan noisy = with_noise(a.plan);
+      const RunSetup noise{*a.model, noisy, *a.backend, threads, a.kv_cache};
+      TRY(measure_prompt_floor(a.setup(threads), noise, outcome));
+    }
+    chosen = chosen || outcome.above_floor();
+    outcomes.push_back(std::move(outcome));
+  }
+  auto set = summarize(std::move(outcomes), options.input.decode, options.statistics);
+  set.file = options.prompts;
+  return set;
+}
+
 Result<int> run_compare(CompareOptions options) {
   // Of a dump that does not say its tokens, --tokens does.
   for (const auto* path : {&options.baseline, &options.candidate}) {
@@ -220,6 +284,14 @@ Result<int> run_compare(CompareOptions options) {
   TRY_ASSIGN(auto a, open_source(options, false));
   TRY_ASSIGN(auto b, open_source(options, true));
   Threads threads(options.machine.thread_count());
+  TRY(check_prompt_options(options, a, b));
+  std::optional<SetOutcome> set;
+  if (!options.prompts.empty()) {
+    TRY_ASSIGN(set, run_set(options, a, b, threads));
+    const auto& prompt = set->prompts[set->chosen];
+    options.chosen.assign(prompt.tokens.begin(),
+                          prompt.tokens.begin() + static_cast<ptrdiff_t>(prompt.prompt));
+  }
   TRY_ASSIGN(const size_t tokens, count_tokens(options, a, b));
   TRY(plan_source(options, tokens, a));
   TRY(plan_source(options, tokens, b));
@@ -237,6 +309,7 @@ Result<int> run_compare(CompareOptions options) {
       compare(std::move(baseline), std::move(candidate), floor, threads,
               [](size_t done, size_t all) { show_progress("replaying step", done, all); });
   if (!options.report.no_confirm) confirm_findings(result, threads);
+  result.outcome = std::move(set);
   return report(result, options.report);
 }
 
@@ -256,6 +329,17 @@ void add_compare(CLI::App& program, Command& chosen) {
       ->expected(1, 2);
   options->names.add_to(*app, false);
   options->input.add_to(*app, 8);
+  app->add_option("--prompts", options->prompts,
+                  "Two models on many prompts, one per line of this file: statistics of the "
+                  "outcome (docs/outcome.md)");
+  app->add_option_function<uint64_t>(
+         "--seed",
+         [options](uint64_t seed) {
+           options->statistics.seed = seed;
+           options->has_seed = true;
+         },
+         "Seed of the resampling that --prompts makes intervals with")
+      ->default_str("1");
   options->machine.add_to(*app);
   app->add_option("--candidate-backend", options->candidate_backend, "Another backend for B")
       ->check(CLI::IsMember({"cpu", "referee"}));

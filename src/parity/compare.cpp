@@ -118,6 +118,7 @@ Finding finding_of(const Replayer& replayer, const ReplayedStep& wrong, const st
   if (check.segment.size() > 1) finding.segment = check.segment;
   finding.edits.push_back(explanation.variant ? *explanation.variant
                                               : with_recorded_difference(replayer, wrong));
+  finding.channels = channel_shares(wrong, 8);
   return finding;
 }
 
@@ -375,6 +376,8 @@ void compare_blind(Comparison& result) {
         read_row(*y, r, std::span(values_b).subspan(r * y->width(), y->width()));
       row.total_by_position = distances(x->positions, values_a, y->positions, values_b, x->width());
       row.total = largest(row.total_by_position);
+      row.strata = strata_of_recorded(name, {x->positions, std::move(values_a)},
+                                      {y->positions, std::move(values_b)}, x->width());
     }
     result.steps.push_back(std::move(row));
   }
@@ -436,6 +439,7 @@ void replay_both(Comparison& result, Threads& threads, const Progress& progress)
                                         checked_b.check.positions, checked_b.referee,
                                         checked_a.width, checked_a.left_out, checked_b.left_out));
     }
+    row.strata = strata_of(checked_a, &checked_b);
     row.verdict = verdict_of(row, false);
     if (identical && checked_a.check.wrong())
       add_fault(result.findings, finding_of(replay_a, checked_a, "both"));
@@ -548,6 +552,7 @@ Comparison audit(Side side, Threads& threads, const Progress& progress) {
                   .total = {},
                   .total_by_position = {},
                   .verdict = {}};
+      row.strata = strata_of(checked, nullptr);
       row.verdict = verdict_of(row, true);
       if (checked.check.wrong())
         add_fault(result.findings, finding_of(replayer, checked, only.role));

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "outcome/prompt_set.h"
+#include "parity/strata.h"
 #include "replay/hypotheses.h"
 #include "replay/replay.h"
 
@@ -76,6 +78,7 @@ struct Finding {
   std::vector<std::string> segment;
   std::vector<std::pair<size_t, Step>> edits;  // what makes a right run wrong in this way
   std::optional<Confirmation> confirmation;
+  std::vector<ChannelShare> channels = {};  // of a wrong step: where its squared difference lies
 };
 
 struct StepRow {
@@ -84,6 +87,7 @@ struct StepRow {
   std::optional<double> inherited, total;
   std::vector<double> total_by_position;
   std::string verdict;  // "ok", "ok, inherits", "WRONG (candidate)", "unmeasured: …"
+  std::optional<StepStrata> strata = {};  // of the residual stream
 };
 
 struct Comparison {
@@ -97,6 +101,7 @@ struct Comparison {
   size_t positions = 0;
   std::optional<Price> price;
   std::optional<NoiseFloor> floor;
+  std::optional<SetOutcome> outcome;  // of a set of prompts; all else is of one of them
   std::vector<std::string> notes;
 };
 

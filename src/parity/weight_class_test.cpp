@@ -70,7 +70,34 @@ TEST_F(WeightClasses, RoundingByAnotherMethodIsRoundingButNotTheReference) {
 TEST_F(WeightClasses, MoreThanTheTypeRoundsIsNotRounding) {
   auto values = rounded(DType::Q8_0);
   values[5] += 0.05F;
+  EXPECT_EQ(reason(a_, values, DType::Q8_0), "weights.block");
+  EXPECT_EQ(found_.parameters["first_block"], "0");
+  for (size_t i = 0; i < values.size(); i += 7) values[i] += 0.05F;
   EXPECT_EQ(reason(a_, values, DType::Q8_0), "weights.different");
+}
+
+TEST_F(WeightClasses, OneDamagedBlockIsNamed) {
+  auto values = rounded(DType::Q8_0);
+  for (size_t i = 3 * kColumns + 64; i < 3 * kColumns + 96; ++i) values[i] = 0.5F;
+  EXPECT_EQ(reason(a_, values, DType::Q8_0), "weights.block");
+  EXPECT_NE(found_.text.find("block 26 (row 3, columns 64 to 95)"), std::string::npos)
+      << found_.text;
+}
+
+// The same faults of a conversion, seen through the rounding that came with it.
+TEST_F(WeightClasses, FaultsUnderRounding) {
+  std::rotate(b_.begin(), b_.begin() + kColumns, b_.end());
+  std::swap(a_, b_);
+  const auto moved = rounded(DType::Q8_0);
+  std::swap(a_, b_);
+  EXPECT_EQ(reason(a_, moved, DType::Q8_0), "weights.rows_permuted") << found_.text;
+  auto scaled = a_;
+  for (float& x : scaled) x *= 1.5F;
+  std::swap(a_, scaled);
+  const auto rounded_scaled = rounded(DType::Q8_0);
+  std::swap(a_, scaled);
+  EXPECT_EQ(reason(a_, rounded_scaled, DType::Q8_0), "weights.scaled");
+  EXPECT_EQ(found_.parameters["found"], "1.5");
 }
 
 TEST_F(WeightClasses, ATransposedMatrix) {

@@ -78,6 +78,12 @@ std::string extra_json(const Comparison& comparison) {
       add(comparison.price->first_from);
       add(comparison.price->first_to);
     }
+    if (comparison.outcome)
+      for (const auto& prompt : comparison.outcome->prompts)
+        if (const auto at = prompt.parting_position()) {
+          add(prompt.positions[*at].from);
+          add(prompt.positions[*at].to);
+        }
   }
   const Json out = {{"positions", std::move(positions)}, {"token_texts", std::move(texts)}};
   return out.dump(-1, ' ', false, Json::error_handler_t::replace);

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "report/outcome_json.h"
 #include "report/report.h"
 
 namespace plumb {
@@ -50,6 +51,9 @@ Json price_json(const Price& p) {
               {"kl_p99", number(p.kl_p99)},         {"kl_max", number(p.kl_max)},
               {"argmax_changes", p.argmax_changes}, {"ties", p.ties},
               {"not_finite", p.not_finite}};
+  // How large a share can have gone unseen (95 %), where nothing was seen.
+  out["argmax_unseen"] =
+      p.argmax_changes == 0 ? Json(zero_event_bound(p.positions, 0.95)) : Json(nullptr);
   if (p.first_token_changed) {
     out["first_token_changed"] = *p.first_token_changed;
     out["first_change"] = {{"from", p.first_from},
@@ -82,6 +86,11 @@ Json finding_json(const Finding& f, const std::optional<Price>& price) {
   out["reproduced_to"] = number(f.reproduced_to);
   out["clues"] = f.clues;
   if (!f.segment.empty()) out["segment"] = f.segment;
+  if (!f.channels.empty()) {
+    out["channels"] = Json::array();
+    for (const auto& c : f.channels)
+      out["channels"].push_back({{"channel", c.channel}, {"share", c.share}});
+  }
   // Of the fault alone, where the model could be run with it and without; else that of all findings
   // together, which is measured on the outcome of the two runs.
   out["price"] = f.confirmation ? price_json(f.confirmation->price)
@@ -89,6 +98,25 @@ Json finding_json(const Finding& f, const std::optional<Price>& price) {
                                 : Json(nullptr);
   out["confirmed"] = f.confirmation ? confirmation_json(*f.confirmation) : Json(nullptr);
   return out;
+}
+
+Json stratum_json(const StratumDifference& s) {
+  Json out = {{"values", s.values}, {"total", number(s.total)}, {"local", nullptr}};
+  if (s.local_baseline || s.local_candidate)  // not without the referee
+    out["local"] = {{"baseline", number(s.local_baseline)},
+                    {"candidate", number(s.local_candidate)}};
+  out["share"] = number(s.share);
+  return out;
+}
+
+Json strata_json(const StepStrata& s) {
+  Json massive = stratum_json(s.massive);
+  massive["channels"] = s.channels;
+  massive["positions"] = s.massive_positions;
+  massive["times_median"] = s.times_median;
+  Json first = stratum_json(s.first);
+  first["positions"] = s.first_positions;
+  return {{"massive", massive}, {"first_tokens", first}, {"rest", stratum_json(s.rest)}};
 }
 
 Json check_json(const std::optional<StepCheck>& check) {
@@ -120,6 +148,7 @@ Json step_json(const StepRow& row) {
               {"verdict", row.verdict}};
   out["baseline"] = check_json(row.baseline);
   out["candidate"] = check_json(row.candidate);
+  if (row.strata) out["strata"] = strata_json(*row.strata);
   return out;
 }
 
@@ -143,6 +172,7 @@ std::string to_json(const Comparison& c) {
                      {"positions", c.positions},
                      {"floor", c.floor ? number(c.floor->logits) : Json(nullptr)}};
   if (c.floor) out["measured"]["floor_runs"] = c.floor->runs;
+  out["outcome"] = c.outcome ? outcome_json(*c.outcome) : Json(nullptr);
   out["notes"] = c.notes;
   return out.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
 }

@@ -90,5 +90,85 @@ TEST(Report, HtmlKeepsTextsInsideTheData) {
   EXPECT_EQ(html.find("https://"), std::string::npos);
 }
 
+// The residual stream with a massive value that hides what the rest does.
+Comparison with_strata() {
+  auto c = example();
+  StepStrata strata;
+  strata.channels = {408};
+  strata.massive_positions = strata.first_positions = {0};
+  strata.times_median = 730;
+  strata.massive = {
+      .values = 1, .total = 1e-6, .local_baseline = 0, .local_candidate = 0, .share = 0.001};
+  strata.rest = {
+      .values = 99, .total = 0.5, .local_baseline = 0, .local_candidate = 3e-8, .share = 0.999};
+  c.steps.push_back(c.steps[0]);
+  c.steps.back().name = "layer.0.residual";
+  c.steps.back().strata = strata;
+  c.findings[0].channels = {{408, 0.8}, {7, 0.15}, {9, 0.05}};
+  return c;
+}
+
+TEST(Report, StrataAreShownApart) {
+  const auto text = to_text(with_strata(), {});
+  for (const char* part :
+       {"channel 408 at position 0, up to 730 × the median", "total 1e-06 (layer.0.residual)",
+        "the rest: total 0.5 (layer.0.residual), local 3e-08", "channels 408, 7 hold 95 %"})
+    EXPECT_NE(text.find(part), std::string::npos) << part << " in:\n" << text;
+  const auto json = nlohmann::json::parse(to_json(with_strata()));
+  EXPECT_FALSE(json["steps"][0].contains("strata"));
+  const auto& strata = json["steps"][1]["strata"];
+  EXPECT_EQ(strata["massive"]["channels"], nlohmann::json({408}));
+  EXPECT_EQ(strata["rest"]["share"], 0.999);
+  EXPECT_TRUE(strata["first_tokens"]["total"].is_null());  // no such values
+  EXPECT_EQ(json["findings"][0]["channels"][1]["channel"], 7);
+}
+
+// Twelve prompts of two positions; in `changed` of them the best token behind the last changes.
+Comparison with_outcome(size_t changed) {
+  auto c = example();
+  std::vector<PromptOutcome> prompts(12);
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    prompts[i].line = i + 1;
+    prompts[i].tokens = {1, 2};
+    prompts[i].prompt = 2;
+    prompts[i].positions.resize(2);
+    prompts[i].positions[0].log_ratio = 0.01 * static_cast<double>(i % 3);
+    prompts[i].positions[1].kl = 0.02 * static_cast<double>(i);
+    prompts[i].positions[1].changed = i < changed;
+    prompts[i].identical = false;
+    prompts[i].distance = 0.1;
+  }
+  c.outcome = summarize(std::move(prompts), 0, {});
+  c.outcome->file = "p.txt";
+  return c;
+}
+
+// Nothing is said to be the same without the size that could have been missed.
+TEST(Report, NothingSeenStandsBesideWhatCouldGoUnseen) {
+  const auto text = to_text(with_outcome(0), {});
+  for (const char* part : {"12 prompts of p.txt, 24 positions", "95 % interval", "would have been",
+                           "0 of 24 changed; up to 12 % of positions", "up to 22 % if those of a",
+                           "0 of 12 prompts part within 1 token; up to 22 % of such prompts",
+                           "whole prompts (12), seed 1"})
+    EXPECT_NE(text.find(part), std::string::npos) << part << " in:\n" << text;
+}
+
+TEST(Report, OutcomeHasTheKeysOfItsContract) {
+  EXPECT_TRUE(nlohmann::json::parse(to_json(example()))["outcome"].is_null());
+  const auto outcome = nlohmann::json::parse(to_json(with_outcome(3)))["outcome"];
+  for (const char* key :
+       {"file", "prompts", "positions", "decode", "not_finite", "seed", "resamples", "confidence",
+        "power", "block", "steps_of", "kl_mean", "argmax_changed", "log_prob_difference", "parted",
+        "differing", "per_prompt"})
+    EXPECT_TRUE(outcome.contains(key)) << key;
+  EXPECT_EQ(outcome["argmax_changed"]["events"], 3);
+  EXPECT_TRUE(outcome["argmax_changed"]["unseen_if_independent"].is_null());
+  EXPECT_EQ(outcome["log_prob_difference"]["of"], 12);
+  EXPECT_EQ(outcome["parted"]["value"], 0.25);
+  EXPECT_EQ(outcome["per_prompt"][2]["first_token_changed"], 0);
+  EXPECT_TRUE(outcome["per_prompt"][3]["first_token_changed"].is_null());
+  EXPECT_NE(to_html(with_outcome(3)).find("\"outcome\""), std::string::npos);
+}
+
 }  // namespace
 }  // namespace plumb

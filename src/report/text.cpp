@@ -5,17 +5,13 @@
 #include <cmath>
 
 #include "report/report.h"
+#include "report/text_parts.h"
 
 namespace plumb {
 namespace {
 
 constexpr size_t kShortTable = 12;  // rows, without --all
-
-std::string number(double x) {
-  if (x == 0) return "0";
-  if (std::isinf(x)) return "not finite";
-  return fmt::format("{:.2g}", x);
-}
+constexpr double kConfidence = 0.95;
 
 std::string field(const std::map<std::string, std::string>& fields, const char* key) {
   const auto found = fields.find(key);
@@ -35,21 +31,6 @@ std::string describe(const Side& side) {
   if (const auto injected = field(engine, "injected"); !injected.empty())
     text += fmt::format(" · injected: {}", injected);
   return text;
-}
-
-std::string token_text(const Comparison& c, Token token) {
-  for (const auto& side : c.sides)
-    if (side.model && side.model->tokenizer) {
-      std::string quoted;
-      for (const char ch : side.model->tokenizer->piece(token)) {
-        if (ch == '\n') quoted += "\\n";
-        else if (static_cast<unsigned char>(ch) < 32 || ch == 127)
-          quoted += fmt::format("\\x{:02x}", static_cast<unsigned char>(ch));
-        else quoted += ch;
-      }
-      return fmt::format("\"{}\"", quoted);
-    }
-  return fmt::format("token {}", token);
 }
 
 std::string layers_text(const std::vector<int>& layers) {
@@ -88,6 +69,9 @@ std::string effect_text(const Price& p, const Comparison& c) {
   }
   text += fmt::format("{} of {} argmax changed", p.argmax_changes, p.positions);
   if (p.ties > 0) text += fmt::format(" ({} of them ties)", p.ties);
+  if (p.argmax_changes == 0)  // "None" has a size too.
+    text += fmt::format(" (up to {:.2g} % could go unseen)",
+                        100 * zero_event_bound(p.positions, kConfidence));
   if (p.not_finite > 0)
     text += fmt::format("; at {} positions a side has logits that are no numbers", p.not_finite);
   return text + fmt::format("; KL mean {}, median {}, p99 {}", number(p.kl_mean),
@@ -136,6 +120,7 @@ void write_finding(std::string& out, const Finding& f, const Comparison& c) {
          fmt::format("local difference {}, {} times its bound", number(*f.local),
                      number(*f.times_bound)));
   if (f.confirmation) line(out, "confirmed", confirmation_text(*f.confirmation, c));
+  line(out, "channels", channels_text(f));
   if (f.kind == "unexplained")
     for (const auto& [name, clue] : f.clues) line(out, "clue", fmt::format("{}: {}", name, clue));
 }
@@ -235,6 +220,7 @@ std::string to_text(const Comparison& c, const TextOptions& options) {
   if (inherits > 0)
     line(out, "also",
          fmt::format("{} steps inherit a difference; none of them is wrong by itself", inherits));
+  out += strata_text(c);
   for (const auto& note : c.notes) line(out, "note", note);
   write_table(out, c, options.all_steps);
   if (c.of > 0) {
@@ -244,7 +230,7 @@ std::string to_text(const Comparison& c, const TextOptions& options) {
                          number(c.floor->logits), c.floor->runs);
     out += "\n";
   }
-  return out;
+  return out + set_text(c, options.all_steps);
 }
 
 }  // namespace plumb
