@@ -29,7 +29,7 @@ MAY_INCLUDE = {
     "faults": {"core", "quant", "tokenizer", "model", "trace"},
     "replay": {"core", "quant", "tokenizer", "model", "trace", "faults", "backends/referee"},
     "parity": {"core", "quant", "formats", "tokenizer", "model", "trace", "outcome", "replay"},
-    "self_test": {"core", "tokenizer", "model", "trace", "backends", "backends/referee", "record", "faults", "replay", "parity"},
+    "self_test": {"core", "quant", "formats", "tokenizer", "model", "trace", "backends", "backends/referee", "record", "faults", "replay", "parity"},
     "inspect": {"core", "quant", "formats", "tokenizer", "model"},
     "report": {"core", "formats", "tokenizer", "model", "trace", "outcome", "parity", "inspect"},
     "cli": {"core", "quant", "formats", "tokenizer", "chat", "model", "trace", "dump", "names", "generate", "score", "faults", "backends", "backends/cpu", "backends/referee", "record", "outcome", "replay", "parity", "self_test", "inspect", "report"},

@@ -81,6 +81,21 @@ bool is_clean(const Trial& trial) {
                              (trial.reason_right() || trial.same_values) && trial.held_out_right());
 }
 
+void print_files(const SelfTestResult& result, bool all) {
+  if (result.files.empty()) return;
+  size_t right = 0;
+  for (const auto& file : result.files) right += file.right || file.refused;
+  fmt::print("\nFaults of a conversion, put into copies of the file: {}, found: {}\n",
+             result.files.size(), right);
+  for (const auto& file : result.files)
+    if (all || (!file.right && !file.refused))
+      fmt::print("  {:<36} {}: {}\n", file.name,
+                 file.refused ? "refused"
+                 : file.found ? file.reason
+                              : "NOT FOUND",
+                 file.text);
+}
+
 void print_text(const SelfTestResult& result, const SelfTestOptions& options,
                 const std::vector<std::string>& missed) {
   fmt::print(
@@ -102,6 +117,7 @@ void print_text(const SelfTestResult& result, const SelfTestOptions& options,
     first = false;
     print_trial(trial);
   }
+  print_files(result, options.all);
   const auto alarms = std::ranges::count_if(result.rewrites, &Rewrite::false_alarm);
   if (!result.rewrites.empty())
     fmt::print("\nEquivalent runs: {}, false alarms: {}\n", result.rewrites.size(), alarms);
@@ -149,6 +165,12 @@ void print_json(const SelfTestResult& result, const std::vector<std::string>& mi
          {"audit_reason", t.audit_reason},
          {"held_out_reason", t.held_out_reason},
          {"held_out_same_values", t.held_out_same_values}});
+  for (const auto& file : result.files)
+    json["files"].push_back({{"fault", file.name},
+                             {"right", file.right},
+                             {"refused", file.refused},
+                             {"reason", file.reason},
+                             {"text", file.text}});
   size_t alarms = 0;
   for (const auto& rewrite : result.rewrites) alarms += rewrite.false_alarm();
   json["equivalent_runs"] = {{"runs", result.rewrites.size()}, {"false_alarms", alarms}};
@@ -183,6 +205,7 @@ Result<int> run_self_test(const SelfTestOptions& options) {
   setup.only = options.only;
   setup.most = options.most;
   setup.rewrites = options.rewrites;
+  setup.files = options.only.empty();
   setup.threads = options.machine.thread_count();
   TRY_ASSIGN(auto floors, read_floors(std::string(embedded_floors())));
   floors.rewrites = std::min(floors.rewrites, options.rewrites);

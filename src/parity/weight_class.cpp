@@ -192,6 +192,23 @@ WeightClass rows_permuted(const std::vector<size_t>& order, const char* how) {
           {}};
 }
 
+// The same blocks in each other's place: a layout of another kernel.
+std::optional<WeightClass> blocks_permuted(const StoredValues& a, const StoredValues& b) {
+  const size_t block = info(a.dtype).block_elements;
+  if (a.dtype != b.dtype || block <= 1 || a.columns % block != 0) return {};
+  const size_t count = a.values.size() / block;
+  const auto order =
+      row_permutation({a.dtype, count, block, a.values}, {b.dtype, count, block, b.values});
+  if (!order) return {};
+  size_t moved = 0;
+  for (size_t i = 0; i < count; ++i) moved += (*order)[i] != i;
+  return WeightClass{"weights.blocks_permuted",
+                     fmt::format("the same {} blocks in another order ({} of {} moved; block 1 was "
+                                 "block {})",
+                                 info(a.dtype).name, moved, count, (*order)[1]),
+                     {}};
+}
+
 // The factor that fits best, where another type lies between the two.
 std::optional<double> rounded_factor(const StoredValues& a, const StoredValues& b) {
   if (a.dtype == b.dtype) return {};
@@ -265,6 +282,7 @@ WeightClass classify_weights(const StoredValues& a, const StoredValues& b) {
     if (const auto order = row_permutation(a, b)) return rows_permuted(*order, "");
     if (const auto order = rounded_row_permutation(a, b))
       return rows_permuted(*order, ", up to rounding");
+    if (const auto moved = blocks_permuted(a, b)) return *moved;
   }
   return few_or_unrelated(a, b);
 }

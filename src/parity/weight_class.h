@@ -19,7 +19,7 @@ struct StoredValues {
 // How two tensors that should be the same differ.
 struct WeightClass {
   // Empty: the same values. Else one of weights.rounding, .transposed, .rows_permuted, .offset,
-  // .scaled, .shape, .block, .elements, .different, .unrelated, .missing
+  // .scaled, .shape, .block, .blocks_permuted, .elements, .different, .unrelated, .missing
   std::string reason;
   std::string text;  // for a person
   std::map<std::string, std::string> parameters;

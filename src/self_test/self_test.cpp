@@ -174,6 +174,12 @@ struct RewritePlan {
   size_t part, threads;
   std::optional<size_t> noisy_step;
 };
+// Embeddings, numbers of experts and values that are not rotated are copies: a right engine changes
+// nothing there.
+bool rounds_every_value(const Step& step) {
+  if (step.op == Op::Rope) return step.rope.dimensions == step.head_dim;
+  return !is_on_request(step.op) && step.op != Op::TopExperts && step.op != Op::Embedding;
+}
 RewritePlan rewrite_of(const Bench& bench, size_t number) {
   const auto& setup = bench.setup;
   const auto& [level, backend] = setup.levels[number % setup.levels.size()];
@@ -182,10 +188,8 @@ RewritePlan rewrite_of(const Bench& bench, size_t number) {
   plan.part = parts;
   plan.what += parts == 0 ? ", prefill at once" : fmt::format(", prefill by {}", parts);
   plan.what += fmt::format(", {} threads", plan.threads);
-  // An embedding is a copy: a right engine changes nothing there.
   const size_t step = 1 + number * 7 % (bench.plan.steps.size() - 1);
-  if (number % 2 == 1 && !is_on_request(bench.plan.steps[step].op) &&
-      bench.plan.steps[step].op != Op::TopExperts) {
+  if (number % 2 == 1 && rounds_every_value(bench.plan.steps[step])) {
     plan.noisy_step = step;
     plan.what += ", an ulp at " + bench.plan.steps[step].name;
   }
@@ -288,6 +292,10 @@ Result<SelfTestResult> self_test(const SelfTestSetup& setup, const Progress3& pr
   TRY_ASSIGN(bench.some, recorded({}));
   TRY_ASSIGN(bench.all, recorded(kEverything));
   SelfTestResult result;
+  if (setup.files) {
+    progress("files", 0, 1);
+    TRY_ASSIGN(result.files, test_files(setup.model, threads));
+  }
   TRY(run_all(bench, progress, result));
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return result;
@@ -369,6 +377,10 @@ std::vector<std::string> below_floor(const SelfTestResult& result, const Floors&
   at_least("right step by audit", shares.audit, floors.audit);
   at_least("held out, unexplained or by the same values", shares.held_out, floors.held_out);
   if (shares.trials == 0) missed.push_back("no fault had an effect: nothing was tested");
+  for (const auto& file : result.files)
+    if (!file.right && !file.refused)
+      missed.push_back(fmt::format("a file with {}: {}", file.name,
+                                   file.found ? "found as " + file.reason : "not found"));
   const auto alarms =
       static_cast<size_t>(std::ranges::count_if(result.rewrites, &Rewrite::false_alarm));
   if (alarms > floors.false_alarms)

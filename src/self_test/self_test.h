@@ -21,6 +21,7 @@ struct SelfTestSetup {
   std::vector<std::pair<std::string, const Backend*>> levels;  // for equivalent runs
   std::vector<Token> prompt;
   size_t decode = 4;
+  bool files = true;      // faults of a conversion, put into copies of the file
   std::string only;       // faults whose name begins with it; empty: all
   size_t most = 0;        // faults put in; 0: as many as there are places
   size_t rewrites = 200;  // equivalent runs; 0: none
@@ -69,7 +70,16 @@ struct CurvePoint {
   size_t found = 0, of = 0;
 };
 
+// A fault of a conversion, put into a copy of the model file.
+struct FileTrial {
+  std::string name;
+  bool found = false, right = false;  // any difference; one with the reason that it should have
+  bool refused = false;               // the file could not be loaded, which says so by name
+  std::string reason, text;
+};
+
 struct SelfTestResult {
+  std::vector<FileTrial> files;
   std::vector<Trial> trials;
   std::vector<Rewrite> rewrites;
   std::vector<CurvePoint> curve;
@@ -103,6 +113,11 @@ std::string_view embedded_floors();
 Result<SelfTestResult> self_test(
     const SelfTestSetup& setup,
     const std::function<void(const std::string&, size_t, size_t)>& progress);
+
+// Every fault of a conversion that the file of the model can have; none if it is no GGUF. Needs as
+// much room in the folder for temporary files as the model has.
+Result<std::vector<FileTrial>> test_files(const std::shared_ptr<const Model>& model,
+                                          Threads& threads);
 
 // Where a fault can be put and what it becomes there.
 struct Place {
