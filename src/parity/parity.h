@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "parity/screen.h"
 #include "replay/hypotheses.h"
 #include "replay/replay.h"
 
@@ -84,6 +85,7 @@ struct Comparison {
   std::optional<Price> price;
   std::optional<NoiseFloor> floor;
   std::vector<std::string> notes;
+  std::optional<Screen> screen;  // where a side has statistics in place of values
 };
 
 // What forbids a comparison: other tokens, another split, a trace of another model file. Empty:
@@ -107,5 +109,13 @@ using Progress = std::function<void(size_t, size_t)>;
 Comparison compare(Side baseline, Side candidate, std::optional<NoiseFloor> floor, Threads& threads,
                    const Progress& progress);
 Comparison audit(Side side, Threads& threads, const Progress& progress);
+
+// Whether the two can be screened only: a side has no values, or no step can be replayed.
+bool is_screening(const Side& baseline, const Side& candidate);
+// Fills in what two screened sides show. Their models are compared as always; no step is judged.
+void conclude_screen(Comparison& result, Threads& threads);
+// One run without values beside the referee's on the same tokens. `run_referee` is called once the
+// tokens are known to fit the model, and fails for reasons of its own.
+Result<Comparison> screen_audit(Side side, const std::function<Result<Trace>()>& run_referee);
 
 }  // namespace plumb

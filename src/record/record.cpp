@@ -13,21 +13,73 @@
 namespace plumb {
 namespace {
 
+// Writes the values of the steps that the writer has by name, and the statistics of those that it
+// has as such.
 class WritingObserver : public Observer {
  public:
-  WritingObserver(TraceWriter& writer, const Plan& plan) : writer_(writer) {
-    for (const auto& step : plan.steps)
-      if (const auto index = writer.find(step.name)) index_[&step] = *index;
+  WritingObserver(TraceWriter& writer, const Plan& plan, Threads& threads)
+      : writer_(writer), threads_(threads) {
+    for (const auto& step : plan.steps) {
+      if (const auto index = writer.find(step.name)) values_[&step] = *index;
+      if (const auto index = writer.find(step.name + ".stats"))
+        statistics_[&step] = {*index, *writer.find(step.name + ".sketch")};
+    }
   }
-  bool wants(const Step& step) const override { return index_.contains(&step); }
-  void on_value(const Step& step, size_t first, size_t, Values values) override {
-    std::visit([&](const auto& span) { writer_.write(index_.at(&step), first, span); }, values);
+  bool wants(const Step& step) const override {
+    return values_.contains(&step) || statistics_.contains(&step);
+  }
+  void on_value(const Step& step, size_t first, size_t rows, Values values) override {
+    std::visit(
+        [&](const auto& span) {
+          if (const auto found = values_.find(&step); found != values_.end())
+            writer_.write(found->second, first, span);
+          if (const auto found = statistics_.find(&step); found != statistics_.end())
+            write_statistics(found->second, first, rows, span);
+        },
+        values);
   }
 
  private:
+  struct Indices {
+    size_t figures = 0, sketch = 0;
+  };
+
+  template <class T>
+  void write_statistics(Indices to, size_t first, size_t rows, std::span<const T> values) {
+    constexpr size_t kGrain = 4;  // rows that are summarized together
+    figures_.resize(rows);
+    sketches_.resize(rows);
+    const size_t width = values.size() / rows;
+    threads_.run(rows, kGrain, [&](size_t begin, size_t end) {
+      summarize(values.subspan(begin * width, (end - begin) * width), width,
+                std::span(figures_).subspan(begin, end - begin),
+                std::span(sketches_).subspan(begin, end - begin));
+    });
+    writer_.write(to.figures, first, std::span(&figures_.front().count, rows * kStatisticsSize));
+    writer_.write(to.sketch, first, std::span(sketches_.front().data(), rows * kSketchSize));
+  }
+
   TraceWriter& writer_;
-  std::map<const Step*, size_t> index_;
+  Threads& threads_;
+  std::map<const Step*, size_t> values_;
+  std::map<const Step*, Indices> statistics_;
+  std::vector<RowStatistics> figures_;
+  std::vector<Sketch> sketches_;
 };
+
+// The tensors of a step in a trace.
+void add_entries(std::vector<SafetensorsEntry>& entries, const Step& step, size_t tokens,
+                 DType dtype, Depth depth) {
+  // The numbers of experts are fewer than the figures about them, and sums of them mean nothing.
+  if (depth == Depth::Statistics && step.op != Op::TopExperts) {
+    entries.push_back({step.name + ".stats", DType::F64, {tokens, kStatisticsSize}});
+    entries.push_back({step.name + ".sketch", DType::F32, {tokens, kSketchSize}});
+    return;
+  }
+  std::vector<uint64_t> shape = {tokens, step.width};
+  if (is_on_request(step.op)) shape = {tokens, step.attention.heads, tokens};
+  entries.push_back({step.name, dtype, std::move(shape)});
+}
 
 std::string now() {
   const std::time_t time = std::time(nullptr);
@@ -70,7 +122,8 @@ Result<PlainRun> run_greedily(const RunSetup& setup, std::span<const Token> prom
 }
 
 bool StepChoice::takes(const Step& step) const {
-  if (patterns.empty()) return !is_on_request(step.op);
+  if (is_on_request(step.op) && (patterns.empty() || depth == Depth::Statistics)) return false;
+  if (patterns.empty()) return true;
   return std::ranges::any_of(patterns,
                              [&](const auto& pattern) { return fits(pattern, step.name); });
 }
@@ -78,10 +131,12 @@ bool StepChoice::takes(const Step& step) const {
 Result<TraceLayout> plan_trace(const RunSetup& setup, std::vector<Token> tokens, size_t prompt,
                                const StepChoice& choice, const std::string& injected) {
   for (const auto& pattern : choice.patterns)
-    if (std::ranges::none_of(setup.plan.steps,
-                             [&](const Step& step) { return fits(pattern, step.name); }))
+    if (std::ranges::none_of(setup.plan.steps, [&](const Step& step) {
+          return fits(pattern, step.name) && choice.takes(step);
+        }))
       return fail(ErrorCode::Usage,
-                  fmt::format("--steps '{}' fits no step of this model", pattern));
+                  fmt::format("--steps '{}' fits no step of this model{}", pattern,
+                              choice.depth == Depth::Statistics ? " that has statistics" : ""));
   TraceLayout layout;
   auto& p = layout.provenance;
   p.engine = {{"name", "plumb"},
@@ -102,10 +157,8 @@ Result<TraceLayout> plan_trace(const RunSetup& setup, std::vector<Token> tokens,
     // Of all steps: what was not recorded is replayed with those that were.
     p.arithmetic.emplace_back(step.name, setup.backend.arithmetic(step));
     if (!choice.takes(step)) continue;
-    std::vector<uint64_t> shape = {tokens.size(), step.width};
-    if (is_on_request(step.op)) shape = {tokens.size(), step.attention.heads, tokens.size()};
     const auto dtype = setup.backend.arithmetic(step).output == "f64" ? DType::F64 : DType::F32;
-    layout.steps.push_back({step.name, dtype, std::move(shape)});
+    add_entries(layout.steps, step, tokens.size(), dtype, choice.depth);
   }
   layout.tokens = std::move(tokens);
   layout.prompt = prompt;
@@ -120,7 +173,7 @@ Result<std::vector<std::vector<float>>> record(const RunSetup& setup, std::span<
       auto session,
       setup.backend.open(setup.model, setup.plan,
                          {.capacity = tokens.size(), .kv_cache = setup.kv_cache}, setup.threads));
-  WritingObserver observer(writer, setup.plan);
+  WritingObserver observer(writer, setup.plan, setup.threads);
   std::vector<std::vector<float>> logits;
   TRY_ASSIGN(auto first, session->forward(tokens.first(prompt), Outputs::AllPositions, &observer));
   logits.emplace_back(first.end() - static_cast<ptrdiff_t>(setup.model.config.vocabulary),

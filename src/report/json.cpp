@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "report/report.h"
+#include "report/screen_report.h"
 
 namespace plumb {
 namespace {
@@ -132,6 +133,7 @@ std::string to_json(const Comparison& c) {
                      {"floor", c.floor ? number(c.floor->logits) : Json(nullptr)}};
   if (c.floor) out["measured"]["floor_runs"] = c.floor->runs;
   out["notes"] = c.notes;
+  if (c.screen) out["screen"] = screen_json(c);
   return out.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 

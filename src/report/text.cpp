@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "report/report.h"
+#include "report/screen_report.h"
 
 namespace plumb {
 namespace {
@@ -197,7 +198,9 @@ std::string to_text(const Comparison& c, const TextOptions& options) {
   std::ranges::replace(name, '_', ' ');
   out += fmt::format("\n{}{}{}   {}\n", options.colour ? colour_of(c.verdict) : "", name,
                      options.colour ? "\x1b[0m" : "", c.why);
-  for (const auto& finding : c.findings) write_finding(out, finding, c);
+  for (const auto& finding : c.findings)
+    if (finding.reason != "steps.statistics_only") write_finding(out, finding, c);
+  if (c.screen) out += screen_text(c, options.all_steps);
   if (c.price) line(out, "effect", effect_text(c));
   const auto inherits = std::ranges::count(c.steps, "ok, inherits", &StepRow::verdict);
   if (inherits > 0)

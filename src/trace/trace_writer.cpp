@@ -187,6 +187,13 @@ Result<void> write_trace(const std::filesystem::path& path, const Trace& trace,
     if (step.precision > 0 || step.elided)
       head["precision"][name] = {{"within", step.precision}, {"elided", step.elided}};
   }
+  for (const auto& [name, entry] : trace.statistics) {
+    tensors.push_back({name + ".stats", entry.statistics});
+    if (entry.sketch) tensors.push_back({name + ".sketch", *entry.sketch});
+    if (!trace.steps.contains(name))
+      tensors.push_back({"positions:" + name,
+                         {DType::I32, {entry.positions.size()}, bytes_of_ids(entry.positions)}});
+  }
   tensors.insert(tensors.end(), others.begin(), others.end());
   return write_safetensors(path, metadata_of(head), tensors);
 }
