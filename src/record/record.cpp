@@ -18,51 +18,58 @@ namespace {
 class WritingObserver : public Observer {
  public:
   WritingObserver(TraceWriter& writer, const Plan& plan, Threads& threads)
-      : writer_(writer), threads_(threads) {
-    for (const auto& step : plan.steps) {
-      if (const auto index = writer.find(step.name)) values_[&step] = *index;
-      if (const auto index = writer.find(step.name + ".stats"))
-        statistics_[&step] = {*index, *writer.find(step.name + ".sketch")};
+      : writer_(writer), threads_(threads), plan_(plan), targets_(plan.steps.size()) {
+    for (size_t i = 0; i < plan.steps.size(); ++i) {
+      const auto& name = plan.steps[i].name;
+      targets_[i] = {writer.find(name), writer.find(name + ".stats"),
+                     writer.find(name + ".sketch")};
     }
   }
   bool wants(const Step& step) const override {
-    return values_.contains(&step) || statistics_.contains(&step);
+    const auto& to = target(step);
+    return to.values || to.figures;
   }
   void on_value(const Step& step, size_t first, size_t rows, Values values) override {
+    const auto& to = target(step);
     std::visit(
         [&](const auto& span) {
-          if (const auto found = values_.find(&step); found != values_.end())
-            writer_.write(found->second, first, span);
-          if (const auto found = statistics_.find(&step); found != statistics_.end())
-            write_statistics(found->second, first, rows, span);
+          if (to.values) writer_.write(*to.values, first, span);
+          if (to.figures) write_statistics(to, first, rows, span);
         },
         values);
   }
 
  private:
-  struct Indices {
-    size_t figures = 0, sketch = 0;
+  struct Target {
+    std::optional<size_t> values, figures, sketch;  // tensors of the trace
   };
 
+  // A backend gives the steps of its plan themselves, never copies.
+  const Target& target(const Step& step) const {
+    return targets_[static_cast<size_t>(&step - plan_.steps.data())];
+  }
+
   template <class T>
-  void write_statistics(Indices to, size_t first, size_t rows, std::span<const T> values) {
+  void write_statistics(const Target& to, size_t first, size_t rows, std::span<const T> values) {
     constexpr size_t kGrain = 4;  // rows that are summarized together
     figures_.resize(rows);
     sketches_.resize(rows);
     const size_t width = values.size() / rows;
-    threads_.run(rows, kGrain, [&](size_t begin, size_t end) {
+    const auto some = [&](size_t begin, size_t end) {
       summarize(values.subspan(begin * width, (end - begin) * width), width,
                 std::span(figures_).subspan(begin, end - begin),
                 std::span(sketches_).subspan(begin, end - begin));
-    });
-    writer_.write(to.figures, first, std::span(&figures_.front().count, rows * kStatisticsSize));
-    writer_.write(to.sketch, first, std::span(sketches_.front().data(), rows * kSketchSize));
+    };
+    if (rows > kGrain) threads_.run(rows, kGrain, some);
+    else some(0, rows);
+    writer_.write(*to.figures, first, std::span(&figures_.front().count, rows * kStatisticsSize));
+    writer_.write(*to.sketch, first, std::span(sketches_.front().data(), rows * kSketchSize));
   }
 
   TraceWriter& writer_;
   Threads& threads_;
-  std::map<const Step*, size_t> values_;
-  std::map<const Step*, Indices> statistics_;
+  const Plan& plan_;
+  std::vector<Target> targets_;  // of each step of the plan
   std::vector<RowStatistics> figures_;
   std::vector<Sketch> sketches_;
 };

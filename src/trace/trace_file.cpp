@@ -246,10 +246,10 @@ Result<void> check_summary_shape(const std::string& name, const TensorView& view
   if (view.dtype == dtype && view.shape.size() == 2 && view.shape[0] == rows &&
       view.shape[1] == width)
     return {};
-  return fail(
-      ErrorCode::Corrupt,
-      fmt::format("'{}' is {} {}, expected {} [{},{}]: one row for each position", name,
-                  info(view.dtype).name, to_text(view.shape), info(dtype).name, rows, width));
+  return fail(ErrorCode::Corrupt,
+              fmt::format("'{}' is {} {}, expected {} {}: one row for each position", name,
+                          info(view.dtype).name, to_text(view.shape), info(dtype).name,
+                          to_text(std::vector<uint64_t>{rows, width})));
 }
 
 bool is_count(double x, double most) { return x >= 0 && x <= most && x == std::floor(x); }
