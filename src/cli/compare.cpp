@@ -135,7 +135,12 @@ Result<Fed> choose_tokens(const CompareOptions& options, Source& a, Source& b, T
       if (options.input.given() && options.names.tokens.empty())
         return fail(ErrorCode::Usage,
                     "a trace brings its own tokens: leave out -p, --prompt-file and --tokens");
-      return Fed{source->trace->tokens, source->trace->prompt};
+      if (source->trace->tokens.empty() && !(a.is_trace && b.is_trace))
+        return fail(
+            ErrorCode::NotComparable,
+            fmt::format("not comparable: {} does not say which tokens were fed", source->path));
+      // A trace may have no prefill at all; a run has one of at least a token.
+      return Fed{source->trace->tokens, std::max<size_t>(source->trace->prompt, 1)};
     }
   TRY_ASSIGN(const auto prompt, prompt_of(options, a, b));
   if (!options.input.has_tokens && a.model->tokenizer && b.model->tokenizer &&

@@ -37,11 +37,20 @@ Summary summary_of_values(const TraceStep& step) {
   out.positions = step.positions;
   out.figures.resize(rows);
   out.sketches.resize(rows);
+  // Floats are summed as the observer of a run sums them: the same values give the same bits.
+  const bool wide = step.view.dtype == DType::F64;
   std::vector<double> values(width);
+  std::vector<float> narrow(wide ? 0 : width);
   for (size_t r = 0; r < rows; ++r) {
+    const auto figures = std::span(out.figures).subspan(r, 1);
+    const auto sketch = std::span(out.sketches).subspan(r, 1);
     read_row(step, r, values);
-    summarize(std::span<const double>(values), width, std::span(out.figures).subspan(r, 1),
-              std::span(out.sketches).subspan(r, 1));
+    if (wide) {
+      summarize(std::span<const double>(values), width, figures, sketch);
+      continue;
+    }
+    std::ranges::transform(values, narrow.begin(), [](double x) { return static_cast<float>(x); });
+    summarize(std::span<const float>(narrow), width, figures, sketch);
   }
   return out;
 }
@@ -62,6 +71,10 @@ Summary summary_of(const Trace& trace, const std::string& name) {
     if (entry.sketch) out.sketches.push_back(entry.sketch_row(r));
   }
   return out;
+}
+
+std::string times_text(double ratio) {
+  return ratio < 10 ? fmt::format("{:.1f}", ratio) : fmt::format("{:.0f}", ratio);
 }
 
 template <class T>
@@ -169,14 +182,21 @@ class Screener {
         partly_ || row.cells.size() != a.positions.size() || row.cells.size() != b.positions.size();
   }
 
-  // Rows that a step is computed from. What was not recorded stands for its own inputs.
-  void collect_inputs(size_t step, std::set<size_t>& rows) const {
+  // Rows that a step is computed from. What was not recorded stands for its own inputs; true if
+  // something did.
+  bool collect_inputs(size_t step, std::set<size_t>& rows) const {
+    bool gaps = false;
     for (const size_t input : plan_->steps[step].inputs) {
-      const auto found = index_.find(plan_->steps[input].name);
-      if (found != index_.end() && !result_.rows[found->second].cells.empty())
+      const auto& from = plan_->steps[input];
+      const auto found = index_.find(from.name);
+      if (found != index_.end() && !result_.rows[found->second].cells.empty()) {
         rows.insert(found->second);
-      else collect_inputs(input, rows);
+        continue;
+      }
+      const bool deeper = collect_inputs(input, rows);
+      gaps = gaps || deeper || !is_on_request(from.op);
     }
+    return gaps;
   }
 
   std::set<size_t> inputs_of(size_t row) const {
@@ -197,6 +217,13 @@ class Screener {
     return rows;
   }
 
+  // Whether steps between a row and its inputs were not recorded.
+  bool has_gaps(size_t row) const {
+    const auto at = plan_ == nullptr ? std::nullopt : plan_->find(result_.rows[row].step);
+    std::set<size_t> rows;
+    return at && collect_inputs(*at, rows);
+  }
+
   // What the inputs of a step have at its positions. Attention reads all positions up to its own.
   void find_inputs(size_t row) {
     auto& cells = result_.rows[row].cells;
@@ -204,22 +231,31 @@ class Screener {
     const bool earlier = result_.rows[row].step.ends_with(".attn.mix");
     for (auto& cell : cells) {
       cell.equal_inputs = true;
-      if (inputs.empty()) {  // the tokens, which are the same
-        cell.before = 0;
-        continue;
+      if (inputs.empty()) cell.before = 0;  // the tokens, which are the same
+    }
+    for (const size_t input : inputs) join(cells, result_.rows[input].cells, earlier);
+  }
+
+  // Both ascend: one walk over each.
+  static void join(std::vector<ScreenCell>& cells, const std::vector<ScreenCell>& inputs,
+                   bool earlier) {
+    size_t next = 0;
+    double largest = 0;
+    bool equal = true;
+    bool one_channel = false;
+    for (auto& cell : cells) {
+      bool here = false;
+      for (; next < inputs.size() && inputs[next].position <= cell.position; ++next) {
+        here = inputs[next].position == cell.position;
+        if (!here && !earlier) continue;
+        largest = std::max(earlier ? largest : 0, inputs[next].after());
+        equal = (equal || !earlier) && inputs[next].equal;
+        one_channel = (one_channel && earlier) || inputs[next].one_channel;
       }
-      for (const size_t input : inputs) {
-        bool here = false;
-        for (const auto& other : result_.rows[input].cells) {
-          if (other.position > cell.position || (!earlier && other.position < cell.position))
-            continue;
-          here = here || other.position == cell.position;
-          cell.before = std::max(cell.before.value_or(0), other.after());
-          cell.equal_inputs = cell.equal_inputs && other.equal;
-          blind_[{row, cell.position}] |= other.one_channel;
-        }
-        cell.equal_inputs = cell.equal_inputs && here;
-      }
+      cell.equal_inputs = cell.equal_inputs && here && equal;
+      if (!here) continue;
+      cell.before = std::max(cell.before.value_or(0), largest);
+      cell.one_channel_input = cell.one_channel_input || one_channel;
     }
   }
 
@@ -253,11 +289,6 @@ class Screener {
         }
   }
 
-  bool is_blind(size_t row, const ScreenCell& cell) const {
-    const auto found = blind_.find({row, cell.position});
-    return found != blind_.end() && found->second;
-  }
-
   // Values that are not finite on one side only, at a step whose inputs are finite on that side.
   std::optional<Suspect> non_finite_suspect(size_t row) const {
     for (const auto& cell : result_.rows[row].cells) {
@@ -270,15 +301,16 @@ class Screener {
         });
       });
       if (!new_here) continue;
-      return Suspect{result_.rows[row].step,
-                     cell.position,
-                     cell.before,
-                     cell.after(),
-                     std::numeric_limits<double>::infinity(),
-                     fmt::format("{} of its {} values are not finite on the {}'s side; those it is "
-                                 "computed from are finite there",
-                                 (cell.*side).non_finite, cell.baseline.count,
-                                 second ? roles_.candidate : roles_.baseline)};
+      return Suspect{
+          result_.rows[row].step,
+          cell.position,
+          cell.before,
+          cell.after(),
+          std::numeric_limits<double>::infinity(),
+          fmt::format("{} of its {} values are not finite on the {}'s side, where all of its "
+                      "inputs are",
+                      (cell.*side).non_finite, cell.baseline.count,
+                      second ? roles_.candidate : roles_.baseline)};
     }
     return {};
   }
@@ -289,16 +321,20 @@ class Screener {
     for (const auto& cell : result_.rows[row].cells) {
       const bool rises = cell.before && cell.after() > 0 &&
                          cell.after() >= kScreenRise * *cell.before &&
-                         (!is_blind(row, cell) || *cell.before == 0);
+                         (!cell.one_channel_input || *cell.before == 0);
       if (rises && (best == nullptr || cell.rise() > best->rise())) best = &cell;
     }
     return best;
   }
 
-  // Runs of one engine that computes in one way: every bit in which they differ has a reason.
+  // Runs of one engine that computes in one way, with statistics that one program made: every bit
+  // in which they differ has a reason.
   bool is_one_engine() const {
     const auto& a = baseline_.provenance;
     const auto& b = candidate_.provenance;
+    const auto name = a.engine.find("name");
+    const bool own = name != a.engine.end() && name->second == "plumb";
+    if (!own && baseline_.has_only_statistics() != candidate_.has_only_statistics()) return false;
     return a.arithmetic == b.arithmetic && a.kv_cache == b.kv_cache &&
            std::ranges::all_of(
                std::array{"name", "version", "backend", "level"}, [&](const char* key) {
@@ -319,15 +355,12 @@ class Screener {
             (worst == nullptr || cell.after() > worst->after()))
           worst = &cell;
       if (worst == nullptr) continue;
-      return Suspect{result_.rows[i].step,
-                     worst->position,
-                     0.0,
-                     worst->after(),
-                     worst->rise(),
-                     worst->after() > 0
-                         ? "the runs part here: what it is computed from has the same statistics"
-                         : "the runs part here, by less than sketches resolve: what it is computed "
-                           "from has the same statistics"};
+      std::string why = "the runs part here";
+      if (has_gaps(i)) why += ", or in steps before it that were not recorded";
+      if (worst->after() == 0) why += ", by less than sketches resolve";
+      why += inputs_of(i).empty() ? "" : ": its inputs have the same statistics";
+      return Suspect{result_.rows[i].step, worst->position, 0.0,
+                     worst->after(),       worst->rise(),   std::move(why)};
     }
     return {};
   }
@@ -338,9 +371,9 @@ class Screener {
             cell.before,
             cell.after(),
             cell.rise(),
-            *cell.before == 0 ? "what it is computed from does not differ as far as sketches show"
-                              : fmt::format("{:.2g} times what it is computed from",
-                                            cell.after() / *cell.before)};
+            *cell.before == 0 ? "its inputs do not differ, as far as sketches show"
+                              : fmt::format("its difference is {} times that of its inputs",
+                                            times_text(cell.after() / *cell.before))};
   }
 
   // First values that are not finite. Then the step at which the runs part, if they were the same
@@ -388,8 +421,8 @@ class Screener {
     offer(order.layer == 0 ? "embedding" : fmt::format("layer.{}.residual", order.layer - 1));
     if (step.starts_with(layer + "attn.")) return offer(layer + "attn.*");
     offer(layer + "attn.residual");
-    // Where attention and feed-forward stand side by side, the sum behind them has both.
-    offer(layer + "attn.out*");
+    // Where attention and feed-forward stand side by side, engines add all three at once.
+    if (!index_.contains(layer + "attn.residual")) offer(layer + "attn.out*");
     offer(layer + "ffn.*");
     offer(layer + "residual");
   }
@@ -421,7 +454,14 @@ class Screener {
           "prove that their values have",
           result_.screened);
     } else if (result_.ranked.empty()) {
-      result_.summary = "the statistics differ, and at no step does the difference rise";
+      const bool resolved = std::ranges::any_of(result_.rows, [](const ScreenRow& row) {
+        return row.worst() != nullptr && row.worst()->after() > 0;
+      });
+      result_.summary =
+          resolved
+              ? "the statistics differ, and at no step is the difference twice that of its inputs"
+              : "the statistics differ by rounding only: no distance is above what sketches "
+                "resolve";
     } else {
       const auto& first = result_.ranked.front();
       result_.summary = fmt::format("record {} next: {}", first.step, first.why);
@@ -434,7 +474,6 @@ class Screener {
   ScreenRoles roles_;
   Screen result_;
   std::map<std::string, size_t> index_;
-  std::map<std::pair<size_t, int32_t>, bool> blind_;  // an input has one large channel there
   bool partly_ = false, turned_ = false;
 };
 

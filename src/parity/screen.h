@@ -22,6 +22,7 @@ struct ScreenCell {
   double at_least = 0;             // from the norms alone: the distance is not smaller
   double resolution = 0;           // a distance below this is rounding of the sketches
   bool one_channel = false;        // it holds more than half of the baseline's squared length
+  bool one_channel_input = false;  // an input is such a row: what it hides may appear behind it
   // The largest distance that the step's inputs have here; nothing if they were not recorded.
   std::optional<double> before;
   bool equal_inputs = false;  // all of them have the same bits on both sides

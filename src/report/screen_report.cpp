@@ -119,7 +119,7 @@ void write_suspects(std::string& out, const Screen& screen, size_t count) {
 void write_all_steps(std::string& out, const Screen& screen, size_t tokens) {
   const size_t width = name_width(screen, true);
   out += fmt::format("\n  {:<{}}  {:<9}  {:<10}  {:<10}  {:<10}  {}\n", "step", width, "positions",
-                     "all tokens", "last token", "same bits", "norms at the worst");
+                     "all tokens", "last token", "same bits", "norms, at the largest");
   for (const auto& row : screen.rows) {
     if (row.cells.empty()) {
       out += fmt::format("  {:<{}}  not screened: {}\n", row.step, width, row.not_screened);

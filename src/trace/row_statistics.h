@@ -36,8 +36,10 @@ struct SketchBlock {
 SketchBlock sketch_block(size_t block);
 
 // Statistics and sketches of rows of `width` values (at least one) that lie behind each other. The
-// same values give the same bits, however many rows come at once, on every processor, and as float
-// or double. Where a value is too large for a float the sketch is not finite.
+// same values give the same bits, however many rows come at once and on every processor. Floats are
+// summed as floats within 256 values and as doubles beyond, so mean, deviation and norm are good to
+// seven digits; doubles are summed as such. Where a value is too large for a float the sketch is
+// not finite.
 void summarize(std::span<const float> rows, size_t width, std::span<RowStatistics> statistics,
                std::span<Sketch> sketches);
 void summarize(std::span<const double> rows, size_t width, std::span<RowStatistics> statistics,
