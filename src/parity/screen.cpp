@@ -141,7 +141,7 @@ class Screener {
     }
     std::erase_if(known, is_attention_inside);
     std::vector<std::string> order(known.begin(), known.end());
-    std::ranges::stable_sort(order, {}, [&](const std::string& name) {
+    std::ranges::sort(order, {}, [&](const std::string& name) {
       const auto at = plan_ == nullptr ? std::nullopt : plan_->find(name);
       return std::pair(at.value_or(std::numeric_limits<size_t>::max()), step_order(name));
     });
@@ -301,16 +301,17 @@ class Screener {
         });
       });
       if (!new_here) continue;
-      return Suspect{
-          result_.rows[row].step,
-          cell.position,
-          cell.before,
-          cell.after(),
-          std::numeric_limits<double>::infinity(),
-          fmt::format("{} of its {} values are not finite on the {}'s side, where all of its "
-                      "inputs are",
-                      (cell.*side).non_finite, cell.baseline.count,
-                      second ? roles_.candidate : roles_.baseline)};
+      const bool unknown = has_gaps(row) || inputs_of(row).empty();
+      auto why = fmt::format(
+          "{} of its {} values are not finite on the {}'s side{}", (cell.*side).non_finite,
+          cell.baseline.count, second ? roles_.candidate : roles_.baseline,
+          unknown ? "; steps before it were not recorded" : ", where all of its inputs are");
+      return Suspect{result_.rows[row].step,
+                     cell.position,
+                     cell.before,
+                     cell.after(),
+                     std::numeric_limits<double>::infinity(),
+                     std::move(why)};
     }
     return {};
   }
@@ -394,7 +395,8 @@ class Screener {
     const bool known = first && std::ranges::find(result_.ranked, first->step, &Suspect::step) !=
                                     result_.ranked.end();
     if (first && !known) result_.ranked.push_back(*first);
-    std::ranges::stable_sort(rising, std::greater(), &Suspect::rise);
+    std::ranges::sort(rising, {},
+                      [](const Suspect& s) { return std::pair(-s.rise, step_order(s.step)); });
     result_.ranked.insert(result_.ranked.end(), rising.begin(), rising.end());
   }
 
