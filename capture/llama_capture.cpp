@@ -71,6 +71,7 @@ struct Options {
   bool check = false;
   bool list = false;
   bool verbose = false;
+  bool statistics = false;
 };
 
 const char kUsage[] =
@@ -86,6 +87,9 @@ const char kUsage[] =
     "  -o FILE               trace to write\n"
     "  --steps PATTERN ...   record these only, such as 'layer.0.*'; * is any text.\n"
     "                        Not given: all but attn.weights\n"
+    "  --depth values|stats  stats: eight figures and a sketch of each row in place of its "
+    "values;\n"
+    "                        plumb screens with them, and says what to record next (values)\n"
     "  --kv TYPE             what the KV cache holds: f32, f16, bf16 or q8_0 (f16)\n"
     "  --flash-attn MODE     on, off or auto (auto)\n"
     "  --threads N           (all processors)\n"
@@ -148,6 +152,10 @@ void take_value(Options& o, const std::string& name, const std::string& value) {
     o.kv = value;
   } else if (name == "--flash-attn") {
     o.flash_attn = value;
+  } else if (name == "--depth") {
+    if (value != "values" && value != "stats")
+      fail("--depth: '" + value + "', expected values or stats");
+    o.statistics = value == "stats";
   } else if (name == "--threads") {
     o.threads = static_cast<int>(parse_number(value, name, 0, 1024));
   } else if (name == "--gpu-layers") {
@@ -740,8 +748,9 @@ class Mapper {
 
 struct StepFile {
   Target target;
-  int64_t heads = 0;  // of attention weights
-  int64_t row_values = 0;
+  int64_t heads = 0;        // of attention weights
+  int64_t row_values = 0;   // of four bytes
+  bool statistics = false;  // all [tokens, 8] figures in double, then all [tokens, 64] sketches
   uint64_t offset = 0;
   int64_t rows_written = 0;
 };
@@ -807,6 +816,67 @@ class TraceFile {
   std::ofstream out_;
   bool done_ = false;
 };
+
+// ---------------------------------------------------------------------------------------------
+// Statistics and a sketch in place of a row (docs/steps.md)
+
+constexpr int64_t kFigures = 8;
+constexpr int64_t kSketch = 64;
+
+uint64_t splitmix64(uint64_t index) {
+  uint64_t z = 0x706C756D62 + (index + 1) * 0x9E3779B97F4A7C15;
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EB;
+  return z ^ (z >> 31);
+}
+
+// Count, not finite, mean, standard deviation of the population, minimum, maximum, L2 norm, index
+// of the first largest magnitude: of the finite values, all but the first two.
+void summarize(const float* row, int64_t width, double* figures, float* sketch) {
+  double sum = 0;
+  double squares = 0;
+  double low = INFINITY;
+  double high = -INFINITY;
+  int64_t finite = 0;
+  int64_t largest = -1;
+  double sums[kSketch] = {};
+  uint64_t signs = 0;
+  uint64_t turn = 0;
+  for (int64_t i = 0; i < width; i++) {
+    if (i % kSketch == 0) {
+      const uint64_t block = static_cast<uint64_t>(i / kSketch);
+      signs = splitmix64(2 * block);
+      turn = splitmix64(2 * block + 1) >> 58;
+    }
+    const double x = static_cast<double>(row[i]);
+    if (!std::isfinite(x)) continue;
+    finite++;
+    sum += x;
+    squares += x * x;
+    low = std::min(low, x);
+    high = std::max(high, x);
+    if (largest < 0 || std::fabs(x) > std::fabs(static_cast<double>(row[largest]))) largest = i;
+    const bool minus = (signs >> (i % kSketch) & 1) == 1;
+    sums[(static_cast<uint64_t>(i) + turn) % kSketch] += minus ? -x : x;
+  }
+  const double n = static_cast<double>(finite);
+  const double mean = finite == 0 ? NAN : sum / n;
+  double deviations = 0;
+  for (int64_t i = 0; i < width; i++) {
+    const double d = static_cast<double>(row[i]) - mean;
+    if (std::isfinite(row[i])) deviations += d * d;
+  }
+  const double all[kFigures] = {static_cast<double>(width),
+                                static_cast<double>(width - finite),
+                                mean,
+                                finite == 0 ? NAN : std::sqrt(deviations / n),
+                                finite == 0 ? NAN : low,
+                                finite == 0 ? NAN : high,
+                                finite == 0 ? NAN : std::sqrt(squares),
+                                static_cast<double>(largest)};
+  std::copy(all, all + kFigures, figures);
+  for (int64_t j = 0; j < kSketch; j++) sketch[j] = static_cast<float>(sums[j]);
+}
 
 // ---------------------------------------------------------------------------------------------
 // Copying a node's values
@@ -931,18 +1001,44 @@ class Observer {
       store_rows(step, integers_);
     } else {
       read_values(t, values_, raw_);
-      store_rows(step, values_);
+      if (step.statistics) store_statistics(step);
+      else store_rows(step, values_);
     }
+  }
+
+  // Values of a row in a node that has `size` in all; a step may be a part of each row.
+  int64_t row_of(const StepFile& step, size_t size) const {
+    const int64_t full = static_cast<int64_t>(size) / count_;
+    if (full * count_ != static_cast<int64_t>(size) ||
+        step.target.first + step.target.width > full) {
+      fail(step.target.step + ": the node has " + std::to_string(size) + " values for " +
+           std::to_string(count_) + " tokens, expected " + std::to_string(step.target.width) +
+           " for each");
+    }
+    return full;
+  }
+
+  void store_statistics(StepFile& step) {
+    const int64_t full = row_of(step, values_.size());
+    figures_.resize(static_cast<size_t>(count_ * kFigures));
+    sketches_.resize(static_cast<size_t>(count_ * kSketch));
+    for (int64_t row = 0; row < count_; row++) {
+      summarize(values_.data() + row * full + step.target.first, step.target.width,
+                figures_.data() + row * kFigures, sketches_.data() + row * kSketch);
+    }
+    const uint64_t figures = static_cast<uint64_t>(kFigures) * sizeof(double);
+    const uint64_t sketch = static_cast<uint64_t>(kSketch) * sizeof(float);
+    const uint64_t first = static_cast<uint64_t>(first_);
+    file_->write(step.offset + first * figures, figures_.data(), figures_.size() * sizeof(double));
+    file_->write(step.offset + static_cast<uint64_t>(all_tokens_) * figures + first * sketch,
+                 sketches_.data(), sketches_.size() * sizeof(float));
+    step.rows_written += count_;
   }
 
   template <typename Value>
   void store_rows(StepFile& step, const std::vector<Value>& values) {
-    const int64_t full = static_cast<int64_t>(values.size()) / count_;
+    const int64_t full = row_of(step, values.size());
     const int64_t width = step.target.width;
-    if (full * count_ != static_cast<int64_t>(values.size()) || step.target.first + width > full) {
-      fail(step.target.step + ": the node has " + std::to_string(values.size()) + " values for " +
-           std::to_string(count_) + " tokens, expected " + std::to_string(width) + " for each");
-    }
     const uint64_t row_bytes = static_cast<uint64_t>(width) * sizeof(Value);
     const uint64_t at = step.offset + static_cast<uint64_t>(first_) * row_bytes;
     if (full == width) {
@@ -986,6 +1082,8 @@ class Observer {
   std::map<NodeKey, int> occurrences_;
   std::vector<size_t> current_;
   std::vector<float> values_;
+  std::vector<double> figures_;
+  std::vector<float> sketches_;
   std::vector<int32_t> integers_;
   std::vector<unsigned char> raw_;
 };
@@ -1147,6 +1245,8 @@ std::vector<StepFile> choose_steps(const std::vector<Target>& targets, const Opt
   std::set<std::string> used;
   uint64_t offset = 0;
   for (const Target& target : targets) {
+    // The rows of attention weights hold keys that the query does not see: no statistics of them.
+    if (o.statistics && is_on_request(target.step)) continue;
     bool take = o.steps.empty() && !is_on_request(target.step);
     for (const std::string& pattern : o.steps) {
       if (!matches(pattern.c_str(), target.step.c_str())) continue;
@@ -1158,6 +1258,8 @@ std::vector<StepFile> choose_steps(const std::vector<Target>& targets, const Opt
     step.target = target;
     step.heads = heads;
     step.row_values = target.form == Form::kAttentionWeights ? heads * tokens : target.width;
+    step.statistics = o.statistics && target.form == Form::kRows;
+    if (step.statistics) step.row_values = 2 * kFigures + kSketch;
     step.offset = offset;
     offset += static_cast<uint64_t>(step.row_values) * static_cast<uint64_t>(tokens) * 4;
     chosen.push_back(step);
@@ -1222,6 +1324,18 @@ std::string metadata(const Options& o, const About& about, const std::vector<lla
   return text;
 }
 
+// The figures of a step lie before its sketches.
+std::string statistics_header(const StepFile& step, int64_t rows, uint64_t middle, uint64_t end) {
+  const auto entry = [&](const char* ending, const char* dtype, int64_t width, uint64_t from,
+                         uint64_t to) {
+    return ",\n" + json_text(step.target.step + ending) + ":{\"dtype\":\"" + dtype +
+           "\",\"shape\":[" + std::to_string(rows) + ',' + std::to_string(width) +
+           "],\"data_offsets\":[" + std::to_string(from) + ',' + std::to_string(to) + "]}";
+  };
+  return entry(".stats", "F64", kFigures, step.offset, middle) +
+         entry(".sketch", "F32", kSketch, middle, end);
+}
+
 std::string make_header(const Options& o, const About& about, const std::vector<StepFile>& steps,
                         const std::vector<llama_token>& tokens, size_t prompt) {
   std::string text = "{\"__metadata__\":{\"plumb.trace\":\"1\",\"plumb\":" +
@@ -1229,6 +1343,11 @@ std::string make_header(const Options& o, const About& about, const std::vector<
   const int64_t rows = static_cast<int64_t>(tokens.size());
   for (const StepFile& step : steps) {
     const uint64_t bytes = static_cast<uint64_t>(step.row_values * rows) * 4;
+    if (step.statistics) {
+      const uint64_t middle = step.offset + static_cast<uint64_t>(rows * kFigures) * 8;
+      text += statistics_header(step, rows, middle, step.offset + bytes);
+      continue;
+    }
     const bool experts = step.target.form == Form::kExperts;
     text += ",\n" + json_text(step.target.step) + ":{\"dtype\":\"" + (experts ? "I32" : "F32") +
             "\",\"shape\":[" + std::to_string(rows) + ',';
@@ -1368,8 +1487,9 @@ void print_result(const Options& o, const About& about, const std::vector<StepFi
                   const Run& run, size_t prompt) {
   uint64_t values = 0;
   for (const StepFile& s : steps) values += static_cast<uint64_t>(s.row_values) * run.tokens.size();
-  std::printf("wrote       %s: %zu steps, %zu tokens (%zu prompt, %zu decoded), %.1f MB\n",
-              o.output.c_str(), steps.size(), run.tokens.size(), prompt, run.tokens.size() - prompt,
+  std::printf("wrote       %s: %s%zu steps, %zu tokens (%zu prompt, %zu decoded), %.1f MB\n",
+              o.output.c_str(), o.statistics ? "statistics of " : "", steps.size(),
+              run.tokens.size(), prompt, run.tokens.size() - prompt,
               static_cast<double>(values) * 4e-6);
   std::printf("engine      llama.cpp %s, %s, %d threads, flash attention %s, KV cache %s\n",
               LLAMA_CAPTURE_VERSION(), about.backend.c_str(), o.threads,

@@ -28,5 +28,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
     (void)trace->arithmetic_of(name);
   }
+  for (const auto& [name, entry] : trace->statistics) {
+    CHECK(plumb::is_step_name(name) && !entry.positions.empty());
+    for (size_t i = 0; i < entry.positions.size(); ++i) {
+      CHECK(i == 0 || entry.positions[i] > entry.positions[i - 1]);
+      const auto figures = entry.row(i);
+      CHECK(figures.count > 0 && figures.non_finite >= 0 && figures.non_finite <= figures.count);
+      if (entry.sketch) (void)entry.sketch_row(i);
+    }
+  }
   return 0;
 }

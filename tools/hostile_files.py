@@ -150,8 +150,21 @@ def trace_files():
         steps = {"positions": step([len(values)], 0, 4 * len(values), "I32")}
         return trace(steps, data=struct.pack(f"<{len(values)}i", *values))
 
+    def statistics(figures, more=None, shape=(2, 8), name="logits.stats"):
+        steps = {name: step(list(shape), 0, 128, "F64"), **(more or {})}
+        return trace(steps, data=struct.pack("<16d", *figures * 2) + bytes(512))
+
+    counted = [4, 1, 0.5, 1, -1, 2, 3, 2]
+    sketch = {"logits.sketch": step([2, 64], 128, 640)}
+    own = {"positions:logits.stats": step([2], 128, 136, "I32"), "rest": step([126], 136, 640)}
     return {
         "valid": trace(),
+        "valid-statistics": statistics(counted, sketch),
+        "statistics-shape": statistics(counted, sketch, (4, 4)),
+        "statistics-count": statistics([-4] + counted[1:], sketch),
+        "statistics-nan": statistics([float("nan")] * 8, sketch),
+        "statistics-positions": statistics(counted, own),
+        "sketch-alone": statistics(counted, sketch, name="my.stats"),
         "valid-full": trace(full, plumb, data),
         "valid-no-tokens": trace(plumb="{}"),
         "not-a-trace": trace(metadata={}),

@@ -12,7 +12,7 @@ MAY_INCLUDE = {
     "core": set(),
     "quant": {"core"},
     "formats": {"core"},
-    "trace": {"core", "formats"},
+    "trace": {"core", "quant", "formats"},
     "tokenizer": {"core", "formats"},
     "chat": {"core", "formats"},
     "model": {"core", "quant", "formats", "tokenizer", "model/architectures"},

@@ -22,6 +22,8 @@ def parse():
     p.add_argument("--device", default="cpu")
     p.add_argument("--attention", choices=("eager", "sdpa", "flash_attention_2"), help="default: the model's own")
     p.add_argument("--steps", nargs="+", help="record these only, such as 'layer.0.*'")
+    p.add_argument("--depth", choices=("values", "stats"), default="values",
+                   help="stats: figures and a sketch of each row in place of its values; plumb screens with them")
     p.add_argument("--check", action="store_true", help="run the same without hooks, and compare the logits' bits")
     p.add_argument("--threads", type=int, default=0)
     return p.parse_args()
@@ -80,10 +82,12 @@ def main():
         fed = run(model, prompt, decode, forced, o.device)
         plain_s = time.perf_counter() - start
     start = time.perf_counter()
-    with capture(model, o.output, tokens=fed, steps=o.steps, check=o.check, model_name=o.model) as c:
+    with capture(model, o.output, tokens=fed, steps=o.steps, check=o.check, model_name=o.model,
+                 depth=o.depth) as c:
         run(model, prompt, decode, forced or (fed[len(prompt):] if fed else None), o.device)
         observed_s = time.perf_counter() - start
-    print(f"wrote       {o.output}: {len(c._file.steps)} steps, {len(c.tokens)} tokens "
+    count = sum(not name.endswith(".sketch") for name in c._file.steps)
+    print(f"wrote       {o.output}: {'statistics of ' if o.depth == 'stats' else ''}{count} steps, {len(c.tokens)} tokens "
           f"({len(prompt)} prompt, {len(c.tokens) - len(prompt)} decoded)")
     print(f"time        {observed_s:.3f} s observed" + (f"; {plain_s:.3f} s not observed" if plain_s else ""))
     if c.check_result is not None:

@@ -24,14 +24,16 @@ _CACHE_WORDS = {torch.float64: "f64", torch.float32: "f32", torch.float16: "f16"
 _ON_REQUEST = re.compile(r"layer\.\d+\.attn\.weights")
 
 
-def capture(model, path, tokens=None, steps=None, check=False, model_name=None):
+def capture(model, path, tokens=None, steps=None, check=False, model_name=None, depth="values"):
     """A context manager: what the model computes inside it is written to `path` when it ends.
 
     tokens      the ids that will be fed, if you want them compared with what is fed
     steps       patterns such as ["layer.0.*", "logits"]; None: all but attn.weights
     check       afterwards run the same without hooks, and compare the bits of the logits
+    depth       "values", or "stats": eight figures and a sketch of each row in place of its values, which say where
+                to look and judge nothing. attn.weights have none
     """
-    return Capture(model, path, tokens, steps, check, model_name)
+    return Capture(model, path, tokens, steps, check, model_name, depth)
 
 
 def _first(value):
@@ -39,7 +41,10 @@ def _first(value):
 
 
 class Capture:
-    def __init__(self, model, path, tokens=None, steps=None, check=False, model_name=None):
+    def __init__(self, model, path, tokens=None, steps=None, check=False, model_name=None, depth="values"):
+        if depth not in ("values", "stats"):
+            raise CaptureError(f"depth is '{depth}', expected values or stats")
+        self.depth = depth
         self.map = ModelMap(model)
         self.path = os.fspath(path)
         self.expected = None if tokens is None else _id_list(tokens)
@@ -416,6 +421,8 @@ class Capture:
         self._now.add(step)
 
     def _wants(self, step):
+        if self.depth == "stats" and _ON_REQUEST.fullmatch(step):
+            return False  # its rows hold keys that the query does not see
         if self.patterns is None:
             return not _ON_REQUEST.fullmatch(step)
         fits = [p for p in self.patterns if _fits(p, step)]
@@ -445,6 +452,9 @@ class Capture:
         if rows.dtype not in _DTYPES:
             raise CaptureError(f"{step} has the type {rows.dtype}")
         name, plain = _DTYPES[rows.dtype]
+        if self.depth == "stats" and rows.dtype.is_floating_point:
+            self._file.append_statistics(step, rows.detach().to("cpu", torch.float64).numpy(), positions)
+            return
         data = rows.detach().to("cpu").contiguous().view(plain).numpy()
         self._file.append(step, name, rows.shape[1:], data.tobytes(), positions)
 

@@ -63,6 +63,14 @@ class TraceFile:
         self._size += len(data)
         step.positions.extend(positions)
 
+    def append_statistics(self, name, rows, positions):
+        """`rows`: values [len(positions), width]; their statistics and sketches are written in their place."""
+        from .row_statistics import SKETCH, STATISTICS, summarize
+
+        figures, sketches = summarize(rows)
+        self.append(name + ".stats", "F64", (STATISTICS,), figures.astype("<f8").tobytes(), positions)
+        self.append(name + ".sketch", "F32", (SKETCH,), sketches.astype("<f4").tobytes(), positions)
+
     def finish(self, about, count):
         """`about`: the object of docs/trace-format.md; `count`: how many tokens were fed."""
         header = {"__metadata__": {"plumb.trace": VERSION, "plumb": json.dumps(about)}}
@@ -80,6 +88,10 @@ class TraceFile:
             rows = len(step.positions)
             add(name, step.dtype, [rows, *step.row_shape], rows * step.row_bytes(), step.chunks)
         for name, step in sorted(self.steps.items()):
+            if name.endswith(".sketch"):
+                continue  # the positions are those of the step, and its statistics have said them
+            if name.endswith(".stats"):
+                name = name[:-len(".stats")]
             if step.positions != everything:
                 data = b"".join(p.to_bytes(4, "little") for p in step.positions)
                 add("positions:" + name, "I32", [len(step.positions)], len(data), data)

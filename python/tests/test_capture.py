@@ -310,3 +310,47 @@ def test_generate_inside(tmp_path):
     assert c.check_result is True
     assert steps["layer.1.residual"].shape[0] == len(about["tokens"]) == len(IDS) + 3
     assert steps["positions:logits"].tolist() == [4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_statistics_are_those_of_the_values(dtype, tmp_path):
+    from plumb_capture.row_statistics import summarize
+
+    model = make("mixtral", dtype)
+    with capture(model, tmp_path / "values.safetensors"):
+        feed(model)
+    with capture(model, tmp_path / "stats.safetensors", depth="stats", check=True) as c:
+        feed(model)
+    assert c.check_result is True
+    values, _, _ = read(tmp_path / "values.safetensors")
+    stats, about, _ = read(tmp_path / "stats.safetensors")
+    assert len(about["tokens"]) == len(IDS) + 3
+    assert "logits" not in stats
+    for name, rows in values.items():
+        if name.endswith("ffn.experts"):
+            assert torch.equal(rows, stats[name])  # numbers of experts stay as they are
+            continue
+        figures, sketches = summarize(rows.to(torch.float64).numpy())
+        assert stats[name + ".stats"].dtype == torch.float64 and stats[name + ".sketch"].dtype == torch.float32
+        assert (stats[name + ".stats"].numpy() == figures).all(), name
+        assert (stats[name + ".sketch"].numpy() == sketches).all(), name
+        assert figures[0, 0] == rows.shape[1]
+
+
+def test_statistics_of_some_positions_have_those_of_their_step(tmp_path):
+    model = make("llama")
+    with torch.no_grad(), capture(model, tmp_path / "run.safetensors", depth="stats", steps=["logits", "embedding"]):
+        model.generate(torch.tensor([IDS]), max_new_tokens=3, do_sample=False, pad_token_id=0)
+    stats, about, _ = read(tmp_path / "run.safetensors")
+    assert sorted(stats) == ["embedding.sketch", "embedding.stats", "logits.sketch", "logits.stats", "positions:logits"]
+    assert stats["positions:logits"].tolist() == [4, 5, 6]
+    assert stats["logits.stats"].shape == (3, 8)
+
+
+def test_statistics_of_attention_weights_are_refused(tmp_path):
+    model = make("llama", attn_implementation="eager")
+    with pytest.raises(CaptureError, match="fits no step"):
+        with capture(model, tmp_path / "run.safetensors", depth="stats", tokens=IDS, steps=["layer.0.attn.weights"]):
+            feed(model, decode=0)
+    with pytest.raises(CaptureError, match="expected values or stats"):
+        capture(model, tmp_path / "run.safetensors", depth="all")

@@ -46,6 +46,7 @@ Result<std::string> read_prompt_text(const InputOptions& input);
 // The text of a file; "-" is standard input, of which the newline at the end is left out.
 Result<std::string> read_text_file(const std::string& path);
 // --kv: what the cache of keys and values holds. --candidate-kv: that of the candidate, if another.
+std::optional<KvType> find_kv_type(const std::string& name);
 void add_kv_option(CLI::App& app, KvType& type);
 void add_candidate_kv_option(CLI::App& app, std::optional<KvType>& type);
 

@@ -138,7 +138,12 @@ Result<Fed> choose_tokens(const CompareOptions& options, Source& a, Source& b, T
       if (options.input.given() && options.names.tokens.empty())
         return fail(ErrorCode::Usage,
                     "a trace brings its own tokens: leave out -p, --prompt-file and --tokens");
-      return Fed{source->trace->tokens, source->trace->prompt};
+      if (source->trace->tokens.empty() && !(a.is_trace && b.is_trace))
+        return fail(
+            ErrorCode::NotComparable,
+            fmt::format("not comparable: {} does not say which tokens were fed", source->path));
+      // A trace may have no prefill at all; a run has one of at least a token.
+      return Fed{source->trace->tokens, std::max<size_t>(source->trace->prompt, 1)};
     }
   TRY_ASSIGN(const auto prompt, prompt_of(options, a, b));
   if (!options.input.has_tokens && a.model->tokenizer && b.model->tokenizer &&
@@ -159,12 +164,13 @@ Result<Fed> choose_tokens(const CompareOptions& options, Source& a, Source& b, T
   return Fed{std::move(run.tokens), run.prompt};
 }
 
-Result<void> run_side(const CompareOptions& options, Source& source, const Fed& fed,
+Result<void> run_side(const CompareOptions& options, Depth depth, Source& source, const Fed& fed,
                       Threads& threads) {
   if (source.is_trace) return {};
   const auto setup = source.setup(threads);
-  TRY_ASSIGN(auto layout,
-             plan_trace(setup, fed.tokens, fed.prompt, options.steps, source.injected));
+  StepChoice steps = options.steps;
+  steps.depth = depth;
+  TRY_ASSIGN(auto layout, plan_trace(setup, fed.tokens, fed.prompt, steps, source.injected));
   TRY_ASSIGN(auto writer, TraceWriter::to_memory(side_label(source.path), std::move(layout)));
   TRY_ASSIGN(const auto logits, record(setup, fed.tokens, fed.prompt, *writer));
   // The same run without an observer must give the same bits.
@@ -297,10 +303,15 @@ Result<int> run_compare(CompareOptions options) {
   TRY(plan_source(options, tokens, b));
   TRY_ASSIGN(const auto fed, choose_tokens(options, a, b, threads));
   if (!a.is_trace || !b.is_trace) show_progress("running", 0, 2);
-  TRY(run_side(options, a, fed, threads));
-  TRY(run_side(options, b, fed, threads));
+  // Beside a trace without values a run needs none either, and no floor of its logits.
+  const bool screening =
+      (a.trace && a.trace->has_only_statistics()) || (b.trace && b.trace->has_only_statistics());
+  const auto depth = screening ? Depth::Statistics : Depth::Values;
+  TRY(run_side(options, depth, a, fed, threads));
+  TRY(run_side(options, depth, b, fed, threads));
   std::optional<NoiseFloor> floor;
-  if (auto* source = !a.is_trace ? &a : !b.is_trace ? &b : nullptr; source != nullptr) {
+  auto* source = !a.is_trace ? &a : !b.is_trace ? &b : nullptr;
+  if (source != nullptr && !screening) {
     TRY_ASSIGN(floor, measure_floor(*source, fed, threads));
   }
   Side baseline{a.role, side_label(a.path), a.model, std::move(a.plan), std::move(*a.trace)};

@@ -108,6 +108,11 @@ void MachineOptions::add_to(CLI::App& app) {
       ->capture_default_str();
 }
 
+std::optional<KvType> find_kv_type(const std::string& name) {
+  const auto found = kKvTypes.find(name);
+  return found == kKvTypes.end() ? std::nullopt : std::optional(found->second);
+}
+
 void add_kv_option(CLI::App& app, KvType& type) {
   app.add_option_function<std::string>(
          "--kv", [&type](const std::string& name) { type = kKvTypes.at(name); },

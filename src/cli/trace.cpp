@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
@@ -42,24 +43,28 @@ Result<int> trace(const TraceOptions& options) {
   // more, recorded, with the same tokens. Both must give the same bits.
   TRY_ASSIGN(const auto plain, run_greedily(setup, prompt, options.input.decode));
   TRY_ASSIGN(auto layout, plan_trace(setup, plain.tokens, plain.prompt, options.steps, injected));
-  const size_t steps = layout.steps.size();
+  const bool statistics = options.steps.depth == Depth::Statistics;
+  const auto steps = static_cast<size_t>(std::ranges::count_if(
+      plan.steps, [&](const Step& step) { return options.steps.takes(step); }));
   TRY_ASSIGN(auto writer, TraceWriter::to_file(options.output, std::move(layout)));
   TRY_ASSIGN(const auto logits, record(setup, plain.tokens, plain.prompt, *writer));
   TRY(check_unchanged(plain, logits));
   TRY(writer->finish());
   if (options.json) {
-    nlohmann::ordered_json out = {{"plumb", "trace"},          {"version", 1},
-                                  {"file", options.output},    {"tokens", plain.tokens},
-                                  {"prompt", plain.prompt},    {"steps", steps},
-                                  {"of", plan.steps.size()},   {"bytes", writer->size_bytes()},
-                                  {"injected", options.inject}};
+    nlohmann::ordered_json out = {
+        {"plumb", "trace"},           {"version", 1},
+        {"file", options.output},     {"tokens", plain.tokens},
+        {"prompt", plain.prompt},     {"steps", steps},
+        {"of", plan.steps.size()},    {"bytes", writer->size_bytes()},
+        {"injected", options.inject}, {"depth", statistics ? "stats" : "values"}};
     fmt::print("{}\n", out.dump(2));
   } else {
     fmt::print(
-        "{}: {} of {} steps × {} positions ({} prompt + {} decoded), {:.1f} MB; the recorded run "
+        "{}: {}{} of {} steps × {} positions ({} prompt + {} decoded), {:.1f} MB; the recorded run "
         "gave the same bits as the plain one\n",
-        options.output, steps, plan.steps.size(), plain.tokens.size(), plain.prompt,
-        plain.tokens.size() - plain.prompt, static_cast<double>(writer->size_bytes()) / 1e6);
+        options.output, statistics ? "statistics of " : "", steps, plan.steps.size(),
+        plain.tokens.size(), plain.prompt, plain.tokens.size() - plain.prompt,
+        static_cast<double>(writer->size_bytes()) / 1e6);
   }
   return kPass;
 }
@@ -78,6 +83,16 @@ void add_trace(CLI::App& program, Command& chosen) {
   app->add_option(
       "--steps", options->steps.patterns,
       "Steps to record, such as 'layer.0.*'; all but attn.scores and attn.weights if not given");
+  app->add_option_function<std::string>(
+         "--depth",
+         [options](const std::string& depth) {
+           options->steps.depth = depth == "stats" ? Depth::Statistics : Depth::Values;
+         },
+         "What to record of a step: values, or stats: eight figures and a sketch of each row, "
+         "which "
+         "screen a run but judge nothing")
+      ->check(CLI::IsMember({"values", "stats"}))
+      ->default_str("values");
   app->add_option("--inject", options->inject,
                   "Put a fault into the run: NAME@STEP or NAME@STEP:PARAMETER");
   app->add_flag("--list-faults", options->list_faults, "List the faults that --inject knows");

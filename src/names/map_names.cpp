@@ -489,9 +489,12 @@ void order_rope_rows(Trace& trace, const Model& model) {
   const bool halves =
       said != engine.end() ? said->second == "hf" : model.rope_rows_reordered && !own;
   if (!halves) return;
+  const auto is_turned = [](const std::string& name) {
+    return name.find(".attn.q") != std::string::npos || name.find(".attn.k") != std::string::npos;
+  };
+  for (auto& [name, step] : trace.statistics) step.turned_rows = is_turned(name);
   for (auto& [name, step] : trace.steps) {
-    const bool turned =
-        name.find(".attn.q") != std::string::npos || name.find(".attn.k") != std::string::npos;
+    const bool turned = is_turned(name);
     const size_t width = step.width();
     const size_t d = model.config.head_dim;
     if (!turned || width % d != 0) continue;

@@ -498,6 +498,13 @@ Comparison compare(Side baseline, Side candidate, std::optional<NoiseFloor> floo
     conclude(result);
     return result;
   }
+  if (!a.trace.statistics.empty() || !b.trace.statistics.empty()) {
+    result.screen = screen(a.trace, b.trace, a.model ? &a.plan : b.model ? &b.plan : nullptr);
+    if (is_screening(a, b)) {
+      conclude_screen(result, threads);
+      return result;
+    }
+  }
   if (!a.model || !b.model) {
     compare_blind(result);
     result.price = price_of(a, b, floor);

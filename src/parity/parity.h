@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "outcome/prompt_set.h"
+#include "parity/screen.h"
 #include "parity/strata.h"
 #include "replay/hypotheses.h"
 #include "replay/replay.h"
@@ -103,6 +104,7 @@ struct Comparison {
   std::optional<NoiseFloor> floor;
   std::optional<SetOutcome> outcome;  // of a set of prompts; all else is of one of them
   std::vector<std::string> notes;
+  std::optional<Screen> screen;  // where a side has statistics in place of values
 };
 
 // What forbids a comparison: other tokens, another split, a trace of another model file. Empty:
@@ -139,5 +141,13 @@ using Progress = std::function<void(size_t, size_t)>;
 Comparison compare(Side baseline, Side candidate, std::optional<NoiseFloor> floor, Threads& threads,
                    const Progress& progress);
 Comparison audit(Side side, Threads& threads, const Progress& progress);
+
+// Whether the two can be screened only: a side has no values, or no step can be replayed.
+bool is_screening(const Side& baseline, const Side& candidate);
+// Fills in what two screened sides show. Their models are compared as always; no step is judged.
+void conclude_screen(Comparison& result, Threads& threads);
+// One run without values beside the referee's on the same tokens. `run_referee` is called once the
+// tokens are known to fit the model, and fails for reasons of its own.
+Result<Comparison> screen_audit(Side side, const std::function<Result<Trace>()>& run_referee);
 
 }  // namespace plumb

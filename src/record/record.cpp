@@ -13,21 +13,80 @@
 namespace plumb {
 namespace {
 
+// Writes the values of the steps that the writer has by name, and the statistics of those that it
+// has as such.
 class WritingObserver : public Observer {
  public:
-  WritingObserver(TraceWriter& writer, const Plan& plan) : writer_(writer) {
-    for (const auto& step : plan.steps)
-      if (const auto index = writer.find(step.name)) index_[&step] = *index;
+  WritingObserver(TraceWriter& writer, const Plan& plan, Threads& threads)
+      : writer_(writer), threads_(threads), plan_(plan), targets_(plan.steps.size()) {
+    for (size_t i = 0; i < plan.steps.size(); ++i) {
+      const auto& name = plan.steps[i].name;
+      targets_[i] = {writer.find(name), writer.find(name + ".stats"),
+                     writer.find(name + ".sketch")};
+    }
   }
-  bool wants(const Step& step) const override { return index_.contains(&step); }
-  void on_value(const Step& step, size_t first, size_t, Values values) override {
-    std::visit([&](const auto& span) { writer_.write(index_.at(&step), first, span); }, values);
+  bool wants(const Step& step) const override {
+    const auto& to = target(step);
+    return to.values || to.figures;
+  }
+  void on_value(const Step& step, size_t first, size_t rows, Values values) override {
+    const auto& to = target(step);
+    std::visit(
+        [&](const auto& span) {
+          if (to.values) writer_.write(*to.values, first, span);
+          if (to.figures) write_statistics(to, first, rows, span);
+        },
+        values);
   }
 
  private:
+  struct Target {
+    std::optional<size_t> values, figures, sketch;  // tensors of the trace
+  };
+
+  // A backend gives the steps of its plan themselves, never copies.
+  const Target& target(const Step& step) const {
+    return targets_[static_cast<size_t>(&step - plan_.steps.data())];
+  }
+
+  template <class T>
+  void write_statistics(const Target& to, size_t first, size_t rows, std::span<const T> values) {
+    constexpr size_t kGrain = 4;  // rows that are summarized together
+    figures_.resize(rows);
+    sketches_.resize(rows);
+    const size_t width = values.size() / rows;
+    const auto some = [&](size_t begin, size_t end) {
+      summarize(values.subspan(begin * width, (end - begin) * width), width,
+                std::span(figures_).subspan(begin, end - begin),
+                std::span(sketches_).subspan(begin, end - begin));
+    };
+    if (rows > kGrain) threads_.run(rows, kGrain, some);
+    else some(0, rows);
+    writer_.write(*to.figures, first, std::span(&figures_.front().count, rows * kStatisticsSize));
+    writer_.write(*to.sketch, first, std::span(sketches_.front().data(), rows * kSketchSize));
+  }
+
   TraceWriter& writer_;
-  std::map<const Step*, size_t> index_;
+  Threads& threads_;
+  const Plan& plan_;
+  std::vector<Target> targets_;  // of each step of the plan
+  std::vector<RowStatistics> figures_;
+  std::vector<Sketch> sketches_;
 };
+
+// The tensors of a step in a trace.
+void add_entries(std::vector<SafetensorsEntry>& entries, const Step& step, size_t tokens,
+                 DType dtype, Depth depth) {
+  // The numbers of experts are fewer than the figures about them, and sums of them mean nothing.
+  if (depth == Depth::Statistics && step.op != Op::TopExperts) {
+    entries.push_back({step.name + ".stats", DType::F64, {tokens, kStatisticsSize}});
+    entries.push_back({step.name + ".sketch", DType::F32, {tokens, kSketchSize}});
+    return;
+  }
+  std::vector<uint64_t> shape = {tokens, step.width};
+  if (is_on_request(step.op)) shape = {tokens, step.attention.heads, tokens};
+  entries.push_back({step.name, dtype, std::move(shape)});
+}
 
 std::string now() {
   const std::time_t time = std::time(nullptr);
@@ -70,7 +129,8 @@ Result<PlainRun> run_greedily(const RunSetup& setup, std::span<const Token> prom
 }
 
 bool StepChoice::takes(const Step& step) const {
-  if (patterns.empty()) return !is_on_request(step.op);
+  if (is_on_request(step.op) && (patterns.empty() || depth == Depth::Statistics)) return false;
+  if (patterns.empty()) return true;
   return std::ranges::any_of(patterns,
                              [&](const auto& pattern) { return fits(pattern, step.name); });
 }
@@ -78,10 +138,12 @@ bool StepChoice::takes(const Step& step) const {
 Result<TraceLayout> plan_trace(const RunSetup& setup, std::vector<Token> tokens, size_t prompt,
                                const StepChoice& choice, const std::string& injected) {
   for (const auto& pattern : choice.patterns)
-    if (std::ranges::none_of(setup.plan.steps,
-                             [&](const Step& step) { return fits(pattern, step.name); }))
+    if (std::ranges::none_of(setup.plan.steps, [&](const Step& step) {
+          return fits(pattern, step.name) && choice.takes(step);
+        }))
       return fail(ErrorCode::Usage,
-                  fmt::format("--steps '{}' fits no step of this model", pattern));
+                  fmt::format("--steps '{}' fits no step of this model{}", pattern,
+                              choice.depth == Depth::Statistics ? " that has statistics" : ""));
   TraceLayout layout;
   auto& p = layout.provenance;
   p.engine = {{"name", "plumb"},
@@ -102,10 +164,8 @@ Result<TraceLayout> plan_trace(const RunSetup& setup, std::vector<Token> tokens,
     // Of all steps: what was not recorded is replayed with those that were.
     p.arithmetic.emplace_back(step.name, setup.backend.arithmetic(step));
     if (!choice.takes(step)) continue;
-    std::vector<uint64_t> shape = {tokens.size(), step.width};
-    if (is_on_request(step.op)) shape = {tokens.size(), step.attention.heads, tokens.size()};
     const auto dtype = setup.backend.arithmetic(step).output == "f64" ? DType::F64 : DType::F32;
-    layout.steps.push_back({step.name, dtype, std::move(shape)});
+    add_entries(layout.steps, step, tokens.size(), dtype, choice.depth);
   }
   layout.tokens = std::move(tokens);
   layout.prompt = prompt;
@@ -120,7 +180,7 @@ Result<std::vector<std::vector<float>>> record(const RunSetup& setup, std::span<
       auto session,
       setup.backend.open(setup.model, setup.plan,
                          {.capacity = tokens.size(), .kv_cache = setup.kv_cache}, setup.threads));
-  WritingObserver observer(writer, setup.plan);
+  WritingObserver observer(writer, setup.plan, setup.threads);
   std::vector<std::vector<float>> logits;
   std::vector<float> first;
   for (size_t at = 0; at < prompt; at += part) {

@@ -30,15 +30,20 @@ struct PlainRun {
 // model's context.
 Result<PlainRun> run_greedily(const RunSetup& setup, std::span<const Token> prompt, size_t decode);
 
+// What is recorded of a step: its values, or eight figures and a sketch of each row.
+enum class Depth { Values, Statistics };
+
 // Which steps to record: those that fit one of the patterns; none given: all that are not on
-// request only.
+// request only. There are no statistics of steps on request: their rows grow with the tokens, and
+// hold keys that the query does not see.
 struct StepChoice {
   std::vector<std::string> patterns;
+  Depth depth = Depth::Values;
   bool takes(const Step& step) const;
 };
 
-// What a trace of this run will hold. Fails if a pattern fits no step: a switch that engages
-// nothing is an error.
+// What a trace of this run will hold. Fails if a pattern fits no step that can be recorded: a
+// switch that engages nothing is an error.
 Result<TraceLayout> plan_trace(const RunSetup& setup, std::vector<Token> tokens, size_t prompt,
                                const StepChoice& choice, const std::string& injected);
 

@@ -236,6 +236,12 @@ std::string trace_json(const Trace& trace) {
                      {"dtype", info(step.view.dtype).name},
                      {"shape", step.view.shape},
                      {"positions", step.positions}});
+  Json statistics = Json::array();
+  for (const auto& [name, entry] : trace.statistics)
+    statistics.push_back({{"name", name},
+                          {"values", entry.row(0).count},
+                          {"sketch", entry.sketch.has_value()},
+                          {"positions", entry.positions}});
   return dump({{"plumb", "inspect"},
                {"version", 1},
                {"file", trace.label},
@@ -246,6 +252,7 @@ std::string trace_json(const Trace& trace) {
                {"tokens", trace.tokens},
                {"prompt", trace.prompt},
                {"steps", steps},
+               {"statistics", statistics},
                {"unknown", trace.unknown}});
 }
 

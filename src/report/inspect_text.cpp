@@ -388,6 +388,39 @@ std::string issues_text(const std::vector<Issue>& issues, InspectStyle style) {
   return out;
 }
 
+namespace {
+
+// Statistics of a step at its last position, and how many positions there are.
+std::string statistics_row(const std::string& name, const StepStatistics& entry) {
+  const auto last = entry.row(entry.positions.size() - 1);
+  return fmt::format("  {:<34}{:>6} ×{:>5}  {:>11.4g} {:>11.4g} {:>11.4g} {:>11.4g}  {}{}\n",
+                     printable(name, 120), last.count, entry.positions.size(), last.norm, last.mean,
+                     last.minimum, last.maximum, last.non_finite,
+                     entry.sketch ? "" : "  (no sketch)");
+}
+
+std::string statistics_text(const Trace& trace, bool all_steps, InspectStyle style) {
+  std::string out = heading("Statistics in place of values", style);
+  uint64_t bytes = 0;
+  for (const auto& [name, entry] : trace.statistics)
+    bytes += entry.statistics.bytes.size() + (entry.sketch ? entry.sketch->bytes.size() : 0);
+  out += line("recorded", fmt::format("{} steps, {}", trace.statistics.size(), bytes_text(bytes)));
+  out +=
+      fmt::format("  {:<34}{:>6} ×{:>5}  {:>11} {:>11} {:>11} {:>11}  {}\n", "of the last position",
+                  "values", "rows", "norm", "mean", "minimum", "maximum", "not finite");
+  size_t shown = 0;
+  for (const auto& [name, entry] : trace.statistics) {
+    if (!all_steps && shown++ == kShown) {
+      out += fmt::format("  … {} more (--tensors shows them)\n", trace.statistics.size() - kShown);
+      break;
+    }
+    out += statistics_row(name, entry);
+  }
+  return out;
+}
+
+}  // namespace
+
 std::string trace_text(const Trace& trace, bool all_steps, InspectStyle style) {
   std::string out =
       fmt::format("{}  a trace: what each step of a run gave\n", paint(trace.label, "1", style));
@@ -419,6 +452,7 @@ std::string trace_text(const Trace& trace, bool all_steps, InspectStyle style) {
                        step.positions.empty() ? 0 : step.positions.front(),
                        step.positions.empty() ? 0 : step.positions.back());
   }
+  if (!trace.statistics.empty()) out += statistics_text(trace, all_steps, style);
   if (!trace.unknown.empty())
     out += line("other tensors", fmt::format("{} names that are no step", trace.unknown.size()));
   return out;

@@ -4,6 +4,7 @@
 
 #include "report/outcome_json.h"
 #include "report/report.h"
+#include "report/screen_report.h"
 
 namespace plumb {
 namespace {
@@ -174,6 +175,7 @@ std::string to_json(const Comparison& c) {
   if (c.floor) out["measured"]["floor_runs"] = c.floor->runs;
   out["outcome"] = c.outcome ? outcome_json(*c.outcome) : Json(nullptr);
   out["notes"] = c.notes;
+  if (c.screen) out["screen"] = screen_json(c);
   return out.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 

@@ -170,5 +170,61 @@ TEST(Report, OutcomeHasTheKeysOfItsContract) {
   EXPECT_NE(to_html(with_outcome(3)).find("\"outcome\""), std::string::npos);
 }
 
+// Two sides without values: one of plumb, with a fault and odd names, one of another engine.
+Comparison screened() {
+  auto c = example();
+  c.verdict = Verdict::Unmeasured;
+  c.findings.clear();
+  c.steps.clear();
+  c.sides[0].trace.provenance.engine = {{"name", "plumb"},
+                                        {"backend", "referee"},
+                                        {"injected", "rope.theta@layer.0.attn.q_rope:it's; a@b"}};
+  c.sides[0].trace.provenance.kv_cache = "f16";
+  c.sides[1].trace.provenance.engine = {{"name", "other"}};
+  Screen screen;
+  screen.screened = 1;
+  screen.record = {"embedding", "layer.0.attn.*"};
+  screen.ranked = {{"layer.0.attn.q_rope", 2, 0.0, 0.5, INFINITY, "because"}};
+  ScreenRow row;
+  row.step = "layer.0.attn.q_rope";
+  row.positions_baseline = 3;
+  row.positions_candidate = 1;
+  ScreenCell cell;
+  cell.position = 2;
+  cell.distance = 0.5;
+  row.cells = {cell};
+  screen.rows = {row};
+  c.screen = screen;
+  return c;
+}
+
+TEST(Report, ScreeningHasItsKeysAndBothFigures) {
+  const auto json = nlohmann::json::parse(to_json(screened()));
+  const auto& screen = json["screen"];
+  for (const char* key : {"steps", "of", "same_bits", "positions", "standard_error", "summary",
+                          "notes", "ranked", "record", "commands", "rows"})
+    EXPECT_TRUE(screen.contains(key)) << key;
+  EXPECT_TRUE(screen["ranked"][0]["rise"].is_null());  // JSON has no infinity
+  const auto& row = screen["rows"][0];
+  EXPECT_EQ(row["positions"]["common"], 1);
+  EXPECT_EQ(row["last_token"]["position"], 2);
+  EXPECT_EQ(row["all_tokens_largest"]["distance"], 0.5);
+  EXPECT_NEAR(row["last_token"]["standard_error"].get<double>(), 0.5 * 0.0884, 1e-3);
+  EXPECT_FALSE(nlohmann::json::parse(to_json(example())).contains("screen"));
+}
+
+TEST(Report, ScreeningSaysHowToRecordEachSide) {
+  const auto text = to_text(screened(), {.all_steps = true});
+  for (const char* part :
+       {"plumb trace MODEL --tokens 1,2 -n 1 --backend referee --kv f16 --inject "
+        "'rope.theta@layer.0.attn.q_rope:it'\\''s' --inject a@b --steps 'embedding' "
+        "'layer.0.attn.*' -o next-baseline.safetensors",
+        "--steps 'embedding' 'layer.0.attn.*' -o next-candidate.safetensors    (the capture tool "
+        "of other, the same tokens)",
+        "plumb compare next-baseline.safetensors next-candidate.safetensors --model MODEL",
+        "because", "last token", "all tokens"})
+    EXPECT_NE(text.find(part), std::string::npos) << part << " in:\n" << text;
+}
+
 }  // namespace
 }  // namespace plumb

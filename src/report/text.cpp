@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "report/report.h"
+#include "report/screen_report.h"
 #include "report/text_parts.h"
 
 namespace plumb {
@@ -130,6 +131,7 @@ void write_findings(std::string& out, const Comparison& c, bool all) {
   size_t rounded = 0;
   size_t layers = 0;
   for (const auto& finding : c.findings) {
+    if (finding.reason == "steps.statistics_only") continue;  // the screen says it
     const bool repeats = finding.reason == "weights.rounding" && rounded++ > 0;
     if (!repeats || all) write_finding(out, finding, c);
     else layers += std::max<size_t>(finding.layers.size(), 1);
@@ -215,6 +217,7 @@ std::string to_text(const Comparison& c, const TextOptions& options) {
   out += fmt::format("\n{}{}{}   {}\n", options.colour ? colour_of(c.verdict) : "", name,
                      options.colour ? "\x1b[0m" : "", c.why);
   write_findings(out, c, options.all_steps);
+  if (c.screen) out += screen_text(c, options.all_steps);
   if (c.price) line(out, "effect", effect_text(*c.price, c));
   const auto inherits = std::ranges::count(c.steps, "ok, inherits", &StepRow::verdict);
   if (inherits > 0)

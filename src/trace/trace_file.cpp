@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -22,6 +23,67 @@ using nlohmann::json;
 
 constexpr int kMaxDepth =
     64;  // of the metadata; 'config' of a model is free, yet no configuration needs more
+
+// The steps of docs/steps.md, in the order in which a layer computes them.
+constexpr std::array<std::string_view, 2> kBefore = {"embedding_lookup", "embedding"};
+constexpr std::array<std::string_view, 40> kInLayer = {
+    "attn.norm",
+    "attn.q_matmul",
+    "attn.k_matmul",
+    "attn.v_matmul",
+    "attn.q",
+    "attn.k",
+    "attn.v",
+    "attn.q_norm",
+    "attn.k_norm",
+    "attn.q_rope",
+    "attn.k_rope",
+    "attn.scores",
+    "attn.weights",
+    "attn.mix",
+    "attn.out",
+    "attn.out_scaled",
+    "attn.post_norm",
+    "attn.residual",
+    "ffn.norm",
+    "ffn.gate",
+    "ffn.up",
+    "ffn.act",
+    "ffn.glu",
+    "ffn.router",
+    "ffn.experts",
+    "ffn.expert_weights",
+    "ffn.down",
+    "ffn.routed",
+    "ffn.shared_gate",
+    "ffn.shared_up",
+    "ffn.shared_act",
+    "ffn.shared_glu",
+    "ffn.shared_out",
+    "ffn.shared_router",
+    "ffn.shared_weight",
+    "ffn.shared",
+    "ffn.out",
+    "ffn.out_scaled",
+    "ffn.post_norm",
+    "residual",
+};
+constexpr std::array<std::string_view, 4> kBehind = {"final.norm", "logits_matmul", "logits_scaled",
+                                                     "logits"};
+
+// "layer.3.attn.q" as 3 and "attn.q"; -1 where there is no layer.
+std::pair<int, std::string_view> split_layer(std::string_view name) {
+  constexpr std::string_view kPrefix = "layer.";
+  constexpr size_t kMostDigits = 6;
+  if (!name.starts_with(kPrefix)) return {-1, name};
+  const std::string_view rest = name.substr(kPrefix.size());
+  const size_t digits = std::min(rest.find_first_not_of("0123456789"), rest.size());
+  if (digits == 0 || digits > kMostDigits || digits == rest.size() || rest[digits] != '.')
+    return {-1, name};
+  int layer = 0;
+  for (const char digit : rest.substr(0, digits)) layer = layer * 10 + (digit - '0');
+  return {layer, rest.substr(digits + 1)};
+}
 
 std::map<std::string, std::string> text_fields(const json& parent, const char* key) {
   std::map<std::string, std::string> fields;
@@ -170,6 +232,122 @@ Result<void> add_step(Trace& trace, const std::string& name, const TensorView& v
   return {};
 }
 
+// The step that a tensor of statistics belongs to, and which of the two it is.
+constexpr std::string_view kStatistics = ".stats";
+constexpr std::string_view kSketch = ".sketch";
+std::string step_of(std::string_view name, std::string_view ending) {
+  if (!name.ends_with(ending)) return {};
+  name.remove_suffix(ending.size());
+  return is_step_name(name) ? std::string(name) : std::string();
+}
+
+Result<void> check_summary_shape(const std::string& name, const TensorView& view, DType dtype,
+                                 size_t width, size_t rows) {
+  if (view.dtype == dtype && view.shape.size() == 2 && view.shape[0] == rows &&
+      view.shape[1] == width)
+    return {};
+  return fail(ErrorCode::Corrupt,
+              fmt::format("'{}' is {} {}, expected {} {}: one row for each position", name,
+                          info(view.dtype).name, to_text(view.shape), info(dtype).name,
+                          to_text(std::vector<uint64_t>{rows, width})));
+}
+
+bool is_count(double x, double most) { return x >= 0 && x <= most && x == std::floor(x); }
+
+// What no writer can have counted. `width`: that of the rows before, 0 at the first.
+Result<void> check_figures(const std::string& name, size_t row, const RowStatistics& s,
+                           double width) {
+  const auto wrong = [&](const char* what, double found, const std::string& expected) {
+    return fail(ErrorCode::Corrupt, fmt::format("'{}', row {}: {} is {}, expected {}", name, row,
+                                                what, found, expected));
+  };
+  constexpr double kMostValues = 0x1p40;
+  if (!is_count(s.count, kMostValues) || s.count == 0)
+    return wrong("the count", s.count, "a whole number above 0");
+  if (width != 0 && s.count != width)
+    return wrong("the count", s.count, fmt::format("{}, as in the rows before", width));
+  if (!is_count(s.non_finite, s.count))
+    return wrong("the count of values that are not finite", s.non_finite,
+                 fmt::format("a whole number from 0 to {}", s.count));
+  if (s.non_finite == s.count) return {};  // there is nothing that the others could be of
+  if (std::isnan(s.mean)) return wrong("the mean", s.mean, "a number");
+  if (!(s.deviation >= 0)) return wrong("the standard deviation", s.deviation, "0 or more");
+  if (!(s.norm >= 0)) return wrong("the norm", s.norm, "0 or more");
+  if (!(s.minimum <= s.maximum))
+    return wrong("the minimum", s.minimum, fmt::format("at most the maximum {}", s.maximum));
+  if (!is_count(s.largest, s.count - 1))
+    return wrong("the index of the largest magnitude", s.largest,
+                 fmt::format("a whole number from 0 to {}", s.count - 1));
+  return {};
+}
+
+// Statistics of a step and, if it is there, its sketch. They have the step's positions, as its
+// values would; a set of their own could be taken for that of the values, so there is none.
+Result<void> add_statistics(Trace& trace, const std::string& step,
+                            const SafetensorsContent& content,
+                            const std::vector<int32_t>& positions, bool has_tokens) {
+  const std::string name = step + std::string(kStatistics);
+  StepStatistics entry;
+  entry.statistics = content.tensors.at(name);
+  entry.positions = positions;
+  if (entry.statistics.bytes.empty())
+    return fail(ErrorCode::Corrupt, fmt::format("'{}' has shape {}, which holds no values", name,
+                                                to_text(entry.statistics.shape)));
+  if (const auto own = content.tensors.find("positions:" + step); own != content.tensors.end()) {
+    TRY_ASSIGN(entry.positions, read_positions(own->second, own->first,
+                                               has_tokens ? trace.tokens.size() : kNoLimit));
+  } else if (!has_tokens && !content.tensors.contains("positions") &&
+             !entry.statistics.shape.empty()) {
+    entry.positions = first_positions(entry.statistics.shape[0]);
+  }
+  const size_t rows = entry.positions.size();
+  TRY(check_summary_shape(name, entry.statistics, DType::F64, kStatisticsSize, rows));
+  double width = 0;
+  for (size_t row = 0; row < rows; ++row) {
+    const auto figures = entry.row(row);
+    TRY(check_figures(name, row, figures, width));
+    width = figures.count;
+  }
+  const auto sketch = content.tensors.find(step + std::string(kSketch));
+  if (sketch != content.tensors.end()) {
+    TRY(check_summary_shape(sketch->first, sketch->second, DType::F32, kSketchSize, rows));
+    entry.sketch = sketch->second;
+  }
+  const auto* values = trace.find(step);
+  if (values != nullptr && static_cast<double>(values->width()) != width)
+    return fail(ErrorCode::Corrupt, fmt::format("'{}' is of rows of {} values, and '{}' has {}",
+                                                name, width, step, values->width()));
+  trace.statistics.emplace(step, std::move(entry));
+  return {};
+}
+
+// Positions and statistics: what is read with its step.
+bool is_of_a_step(const std::string& name, const SafetensorsContent& content) {
+  if (!step_of(name, kStatistics).empty() || !step_of(name, kSketch).empty()) return true;
+  if (!name.starts_with("positions:")) return false;
+  const std::string step = name.substr(10);
+  return content.tensors.contains(step) ||
+         (is_step_name(step) && content.tensors.contains(step + std::string(kStatistics)));
+}
+
+Result<void> add_all_statistics(Trace& trace, const SafetensorsContent& content,
+                                const std::vector<int32_t>& positions, bool has_tokens) {
+  for (const auto& [name, view] : content.tensors) {
+    for (const auto ending : {kStatistics, kSketch})
+      if (name.starts_with("positions:") && !step_of(name.substr(10), ending).empty())
+        return fail(ErrorCode::Corrupt,
+                    fmt::format("'{}': statistics have the positions of their step, 'positions:{}'",
+                                name, step_of(name.substr(10), ending)));
+    if (const auto step = step_of(name, kStatistics); !step.empty())
+      TRY(add_statistics(trace, step, content, positions, has_tokens));
+    const auto step = step_of(name, kSketch);
+    if (!step.empty() && !content.tensors.contains(step + std::string(kStatistics)))
+      return fail(ErrorCode::Corrupt,
+                  fmt::format("'{}' stands without '{}{}'", name, step, kStatistics));
+  }
+  return {};
+}
+
 // What a capture of printed text knows of its values.
 Result<void> read_precision(const json& head, Trace& trace) {
   if (!head.contains("precision")) return {};
@@ -193,6 +371,25 @@ Result<void> read_precision(const json& head, Trace& trace) {
 }
 
 }  // namespace
+
+RowStatistics StepStatistics::row(size_t index) const {
+  RowStatistics figures;
+  std::memcpy(&figures, statistics.bytes.data() + index * sizeof(figures), sizeof(figures));
+  return figures;
+}
+
+Sketch StepStatistics::sketch_row(size_t index) const {
+  CHECK(sketch.has_value());
+  Sketch values;
+  std::memcpy(values.data(), sketch->bytes.data() + index * sizeof(values), sizeof(values));
+  return values;
+}
+
+bool Trace::has_only_statistics() const {
+  return !statistics.empty() && std::ranges::all_of(steps, [](const auto& step) {
+    return step.first.ends_with(".ffn.experts");
+  });
+}
 
 size_t TraceStep::width() const {
   uint64_t width = 1;
@@ -236,54 +433,21 @@ bool fits(std::string_view pattern, std::string_view name) {
 }
 
 bool is_step_name(std::string_view name) {
-  static const std::vector<std::string_view> in_layer = {"attn.norm",
-                                                         "attn.q_matmul",
-                                                         "attn.k_matmul",
-                                                         "attn.v_matmul",
-                                                         "attn.q",
-                                                         "attn.k",
-                                                         "attn.v",
-                                                         "attn.q_norm",
-                                                         "attn.k_norm",
-                                                         "attn.q_rope",
-                                                         "attn.k_rope",
-                                                         "attn.scores",
-                                                         "attn.weights",
-                                                         "attn.mix",
-                                                         "attn.out",
-                                                         "attn.out_scaled",
-                                                         "attn.post_norm",
-                                                         "attn.residual",
-                                                         "ffn.norm",
-                                                         "ffn.gate",
-                                                         "ffn.up",
-                                                         "ffn.act",
-                                                         "ffn.glu",
-                                                         "ffn.router",
-                                                         "ffn.experts",
-                                                         "ffn.expert_weights",
-                                                         "ffn.down",
-                                                         "ffn.routed",
-                                                         "ffn.shared_gate",
-                                                         "ffn.shared_up",
-                                                         "ffn.shared_act",
-                                                         "ffn.shared_glu",
-                                                         "ffn.shared_out",
-                                                         "ffn.shared_router",
-                                                         "ffn.shared_weight",
-                                                         "ffn.shared",
-                                                         "ffn.out",
-                                                         "ffn.out_scaled",
-                                                         "ffn.post_norm",
-                                                         "residual"};
-  static const std::vector<std::string_view> once = {
-      "embedding_lookup", "embedding", "final.norm", "logits_matmul", "logits_scaled", "logits"};
-  if (std::ranges::find(once, name) != once.end()) return true;
-  if (!name.starts_with("layer.")) return false;
-  name.remove_prefix(6);
-  const size_t digits = std::min(name.find_first_not_of("0123456789"), name.size());
-  if (digits == 0 || digits > 6 || digits == name.size() || name[digits] != '.') return false;
-  return std::ranges::find(in_layer, name.substr(digits + 1)) != in_layer.end();
+  if (std::ranges::find(kBefore, name) != kBefore.end()) return true;
+  if (std::ranges::find(kBehind, name) != kBehind.end()) return true;
+  const auto [layer, rest] = split_layer(name);
+  return layer >= 0 && std::ranges::find(kInLayer, rest) != kInLayer.end();
+}
+
+StepOrder step_order(std::string_view step) {
+  const auto place = [](const auto& names, std::string_view name) {
+    return static_cast<size_t>(std::ranges::find(names, name) - names.begin());
+  };
+  const auto [layer, rest] = split_layer(step);
+  if (layer >= 0) return {1, layer, place(kInLayer, rest)};
+  const size_t before = place(kBefore, step);
+  if (before < kBefore.size()) return {0, -1, before};
+  return {2, -1, place(kBehind, step)};
 }
 
 Result<Trace> parse_trace(std::span<const std::byte> bytes, std::shared_ptr<const void> owner,
@@ -310,10 +474,11 @@ Result<Trace> parse_trace(std::span<const std::byte> bytes, std::shared_ptr<cons
   }
   for (const auto& [name, view] : content.tensors) {
     if (name == "tokens" || name == "positions") continue;
-    if (name.starts_with("positions:") && content.tensors.contains(name.substr(10))) continue;
+    if (is_of_a_step(name, content)) continue;
     if (!is_step_name(name)) trace.unknown.push_back(name);
     else TRY(add_step(trace, name, view, content, positions, has_tokens));
   }
+  TRY(add_all_statistics(trace, content, positions, has_tokens));
   TRY(read_precision(head, trace));
   return trace;
 }

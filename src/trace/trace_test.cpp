@@ -461,13 +461,12 @@ TEST(Trace, ARowOfScoresHoldsAllHeads) {
 TEST(Trace, UnknownNamesAreKeptAndNeverCompared) {
   // Guards against a guess at what a name means, and a tensor that silently disappears.
   const auto trace = parse(file()
-                               .add_floats("layer.0.attn.q.stats", {3, 8})
+                               .add_floats("my.stats", {3, 8})
                                .add_floats("my.own", {17})
                                .add_ids("positions:nobody", {9}));
   ASSERT_TRUE(trace.has_value()) << trace.error().message;
   EXPECT_TRUE(trace->steps.empty());
-  EXPECT_EQ(trace->unknown,
-            (std::vector<std::string>{"layer.0.attn.q.stats", "my.own", "positions:nobody"}));
+  EXPECT_EQ(trace->unknown, (std::vector<std::string>{"my.own", "my.stats", "positions:nobody"}));
 }
 
 TEST(Trace, ProvenanceIsText) {
@@ -612,6 +611,114 @@ TEST(Trace, SurvivesEveryChangedByte) {
   EXPECT_GT(accepted, 100U);  // Names may change: the test has seen both outcomes.
   for (size_t size = 0; size < whole.size(); ++size)
     EXPECT_FALSE(parse(whole.substr(0, size)).has_value()) << size;
+}
+
+// Statistics in place of values.
+
+std::vector<double> figures(double count = 4, double non_finite = 0) {
+  return {count, non_finite, 0.5, 1, -1, 2, 3, 1};
+}
+std::string three(const std::vector<double>& row) {
+  std::vector<double> rows;
+  for (int i = 0; i < 3; ++i) rows.insert(rows.end(), row.begin(), row.end());
+  return raw(rows);
+}
+std::string sketches(size_t rows) { return raw(std::vector<float>(rows * 64, 0.25F)); }
+const char* const kStats = "layer.0.attn.q.stats";
+const char* const kSketch = "layer.0.attn.q.sketch";
+
+TEST(TraceStatistics, AreReadWithTheirStep) {
+  const auto trace = parse(file()
+                               .add(kStats, "F64", {3, 8}, three(figures()))
+                               .add(kSketch, "F32", {3, 64}, sketches(3)));
+  ASSERT_TRUE(trace) << trace.error().message;
+  EXPECT_TRUE(trace->has_only_statistics());
+  EXPECT_TRUE(trace->unknown.empty());
+  const auto& entry = trace->statistics.at("layer.0.attn.q");
+  EXPECT_EQ(entry.positions, (Ids{0, 1, 2}));
+  EXPECT_EQ(entry.row(2).norm, 3);
+  EXPECT_EQ(entry.row(2).largest, 1);
+  EXPECT_EQ(entry.sketch_row(1)[63], 0.25F);
+}
+
+TEST(TraceStatistics, MayStandBesideValuesAndAtPositionsOfTheirStep) {
+  const auto both = parse(
+      file().add_floats("layer.0.attn.q", {3, 4}).add(kStats, "F64", {3, 8}, three(figures())));
+  ASSERT_TRUE(both) << both.error().message;
+  EXPECT_FALSE(both->has_only_statistics());
+  EXPECT_FALSE(both->statistics.at("layer.0.attn.q").sketch.has_value());
+  const auto last = parse(
+      file().add(kStats, "F64", {1, 8}, raw(figures())).add_ids("positions:layer.0.attn.q", {2}));
+  ASSERT_TRUE(last) << last.error().message;
+  EXPECT_EQ(last->statistics.at("layer.0.attn.q").positions, Ids{2});
+  EXPECT_TRUE(last->unknown.empty());
+}
+
+TEST(TraceStatistics, OfNamesThatAreNoStepAreKeptAsUnknown) {
+  const auto trace = parse(file().add("mine.stats", "F64", {3, 8}, three(figures())));
+  ASSERT_TRUE(trace) << trace.error().message;
+  EXPECT_EQ(trace->unknown, std::vector<std::string>{"mine.stats"});
+}
+
+TEST(TraceStatistics, WrongShapesAndTypesAreRefused) {
+  const std::string seven = raw(std::vector<double>(21));
+  expect_refusal(file().add(kStats, "F64", {3, 7}, seven), {kStats, "[3, 7]", "F64 [3, 8]"});
+  expect_refusal(file().add(kStats, "F32", {3, 8}, raw(std::vector<float>(24))),
+                 {kStats, "F32", "F64 [3, 8]"});
+  expect_refusal(file().add(kStats, "F64", {2, 8}, raw(std::vector<double>(16, 1))),
+                 {kStats, "F64 [3, 8]", "one row for each position"});
+  expect_refusal(file().add(kStats, "F64", {0, 8}, ""), {kStats, "no values"});
+  const auto with = [&] { return file().add(kStats, "F64", {3, 8}, three(figures())); };
+  expect_refusal(with().add(kSketch, "F32", {2, 64}, sketches(2)), {kSketch, "F32 [3, 64]"});
+  expect_refusal(with().add(kSketch, "F64", {3, 64}, raw(std::vector<double>(192))),
+                 {kSketch, "F32 [3, 64]"});
+  expect_refusal(file().add(kSketch, "F32", {3, 64}, sketches(3)), {kSketch, "stands without"});
+}
+
+TEST(TraceStatistics, FiguresThatNobodyCanHaveCountedAreRefused) {
+  const auto refuse = [](std::vector<double> row, const std::vector<std::string>& parts) {
+    expect_refusal(file().add(kStats, "F64", {3, 8}, three(row)), parts);
+  };
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  for (const double count : {nan, -4.0, 0.0, 2.5, 1e300})
+    refuse(figures(count), {"row 0", "the count is"});
+  for (const double bad : {nan, -1.0, 5.0, 0.5}) refuse(figures(4, bad), {"row 0", "not finite"});
+  auto row = figures();
+  row[2] = nan;
+  refuse(row, {"the mean"});
+  row = figures();
+  row[3] = -1;
+  refuse(row, {"standard deviation"});
+  row = figures();
+  row[4] = 3;
+  refuse(row, {"minimum", "maximum"});
+  row = figures();
+  row[6] = -3;
+  refuse(row, {"norm"});
+  row = figures();
+  row[7] = 4;
+  refuse(row, {"largest"});
+  auto rows = figures();
+  for (int i = 0; i < 2; ++i) {
+    const auto more = figures(5);
+    rows.insert(rows.end(), more.begin(), more.end());
+  }
+  expect_refusal(file().add(kStats, "F64", {3, 8}, raw(rows)), {"row 1", "as in the rows before"});
+}
+
+TEST(TraceStatistics, OtherPositionsThanTheValuesAreRefused) {
+  expect_refusal(file()
+                     .add_floats("layer.0.attn.q", {2, 4})
+                     .add_ids("positions:layer.0.attn.q", {1, 2})
+                     .add(kStats, "F64", {3, 8}, three(figures())),
+                 {kStats, "F64 [2, 8]"});
+  expect_refusal(file()
+                     .add(kStats, "F64", {3, 8}, three(figures()))
+                     .add_ids("positions:layer.0.attn.q.stats", {0, 1, 2}),
+                 {"positions:layer.0.attn.q.stats", "positions of their step"});
+  expect_refusal(
+      file().add_floats("layer.0.attn.q", {3, 5}).add(kStats, "F64", {3, 8}, three(figures())),
+      {"rows of 4 values", "has 5"});
 }
 
 }  // namespace

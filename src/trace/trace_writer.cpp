@@ -74,8 +74,11 @@ Result<void> TraceWriter::start(TraceLayout layout, int fd) {
       return fail(ErrorCode::Io, fmt::format("cannot take {} bytes for the trace: {}",
                                              mapping_->size, std::strerror(trouble)));
   }
+  // All of it will be written: with its pages there from the start, a run does not stop for them.
+  constexpr size_t kMostAtOnce = size_t{64} << 20;
+  const int populate = mapping_->size <= kMostAtOnce ? MAP_POPULATE : 0;
   void* data = mmap(nullptr, mapping_->size, PROT_READ | PROT_WRITE,
-                    fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, fd, 0);
+                    populate | (fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS), fd, 0);
   if (data == MAP_FAILED)
     return fail(ErrorCode::Io, fmt::format("cannot map {} bytes for the trace: {}", mapping_->size,
                                            std::strerror(errno)));
@@ -186,6 +189,13 @@ Result<void> write_trace(const std::filesystem::path& path, const Trace& trace,
         {"positions:" + name, {DType::I32, {step.positions.size()}, bytes_of_ids(step.positions)}});
     if (step.precision > 0 || step.elided)
       head["precision"][name] = {{"within", step.precision}, {"elided", step.elided}};
+  }
+  for (const auto& [name, entry] : trace.statistics) {
+    tensors.push_back({name + ".stats", entry.statistics});
+    if (entry.sketch) tensors.push_back({name + ".sketch", *entry.sketch});
+    if (!trace.steps.contains(name))
+      tensors.push_back({"positions:" + name,
+                         {DType::I32, {entry.positions.size()}, bytes_of_ids(entry.positions)}});
   }
   tensors.insert(tensors.end(), others.begin(), others.end());
   return write_safetensors(path, metadata_of(head), tensors);
