@@ -152,9 +152,10 @@ Result<std::string> inject(const std::string& text, const Model& model, Plan& pl
   const auto step_name = text.substr(at + 1, colon == std::string::npos ? colon : colon - at - 1);
   const auto fault = std::ranges::find(fault_catalogue(), name, &Fault::name);
   if (fault == fault_catalogue().end())
-    return fail(ErrorCode::Usage,
-                fmt::format("--inject: there is no fault '{}'; 'plumb trace --list-faults' shows all {}", name,
-                            fault_catalogue().size()));
+    return fail(
+        ErrorCode::Usage,
+        fmt::format("--inject: there is no fault '{}'; 'plumb trace --list-faults' shows all {}",
+                    name, fault_catalogue().size()));
   const auto index = plan.find(step_name);
   if (!index)
     return fail(ErrorCode::Usage, fmt::format("--inject: this model has no step '{}'", step_name));

@@ -13,6 +13,11 @@
 
 namespace plumb {
 
+// Parameters of a rotation that its values show.
+struct FittedRope {
+  std::vector<double> bases, divisors, shifts;
+};
+
 // What is known about a wrong step before its cause is: it narrows the parameters to try.
 struct FaultContext {
   const Model& model;
@@ -21,8 +26,9 @@ struct FaultContext {
   std::optional<double> parameter = {};        // given by a person; then only this value is made
   std::optional<int32_t> first_position = {};  // the first position whose values are wrong
   std::vector<double> fitted_epsilons = {};    // from the ratio of norms
-  size_t prompt = 0;                           // tokens of the prefill; 0: not known
-  std::optional<double> largest = {};          // the largest magnitude that was recorded
+  FittedRope fitted_rope = {};
+  size_t prompt = 0;                   // tokens of the prefill; 0: not known
+  std::optional<double> largest = {};  // the largest magnitude that was recorded
 };
 
 struct FaultVariant {

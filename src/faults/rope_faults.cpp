@@ -7,6 +7,11 @@
 namespace plumb::faults {
 namespace {
 
+std::vector<double> with(std::vector<double> usual, const std::vector<double>& fitted) {
+  usual.insert(usual.end(), fitted.begin(), fitted.end());
+  return usual;
+}
+
 Variants rope_pairing(const FaultContext& c) {
   if (step_of(c).op != Op::Rope) return {};
   Step step = step_of(c);
@@ -30,10 +35,10 @@ Variants rope_pairing(const FaultContext& c) {
 Variants rope_theta(const FaultContext& c) {
   if (step_of(c).op != Op::Rope) return {};
   Variants all;
-  for (const double base :
-       candidates(c, step_of(c).rope.base,
-                  {10000, 100000, 500000, 1000000, 5000000, 10000000, 20000, 50000, 130000})) {
-    if (base <= 0) continue;
+  const std::vector<double> usual = {10000,    100000, 500000, 1000000, 5000000,
+                                     10000000, 20000,  50000,  130000};
+  for (const double base : candidates(c, step_of(c).rope.base, with(usual, c.fitted_rope.bases))) {
+    if (!(base > 0) || !std::isfinite(base)) continue;
     Step step = step_of(c);
     step.rope.base = base;
     all.push_back(variant(step, number(step_of(c).rope.base), number(base),
@@ -53,7 +58,8 @@ Variants rope_missing(const FaultContext& c) {
 Variants rope_position(const FaultContext& c) {
   if (step_of(c).op != Op::Rope) return {};
   Variants all;
-  for (const double shift : candidates(c, 0, {1, -1})) {
+  for (const double shift : candidates(c, 0, with({1, -1}, c.fitted_rope.shifts))) {
+    if (std::fabs(shift) > 1e8 || shift != std::round(shift)) continue;
     Step step = step_of(c);
     step.rope.position_shift = static_cast<int32_t>(shift);
     all.push_back(variant(step, "0", number(shift),
@@ -119,7 +125,8 @@ Variants rope_linear_factor(const FaultContext& c) {
   if (step_of(c).op != Op::Rope) return {};
   const double right = step_of(c).rope.linear_factor;
   Variants all;
-  for (const double factor : candidates(c, right, {2, 4, 8, 16, 32, 1, 0.5, 0.25, 1 / right})) {
+  for (const double factor : candidates(
+           c, right, with({2, 4, 8, 16, 32, 1, 0.5, 0.25, 1 / right}, c.fitted_rope.divisors))) {
     if (!(factor > 0)) continue;
     Step step = step_of(c);
     step.rope.linear_factor = factor;

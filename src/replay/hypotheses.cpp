@@ -8,42 +8,10 @@
 #include <set>
 
 #include "quant/dequantize.h"
+#include "replay/fits.h"
 
 namespace plumb {
 namespace {
-
-// RMS norm: recorded = referee * sqrt((m + e) / (m + e')), so one row with a clear ratio gives e'.
-// The row with the smallest mean square shows it best; the result is rounded to a number that
-// somebody would type.
-std::vector<double> fit_epsilons(const Replayer& replayer, const ReplayedStep& wrong) {
-  const auto& step = replayer.plan().steps[wrong.check.step];
-  if (step.op != Op::RmsNorm || norm_group(step) != step.width) return {};
-  const auto* input = replayer.trace().find(replayer.plan().steps[step.inputs[0]].name);
-  if (input == nullptr) return {};
-  std::vector<double> x(wrong.width);
-  double best_square = INFINITY;
-  double fitted = NAN;
-  for (size_t r = 0; r < wrong.check.positions.size(); ++r) {
-    const auto at = std::ranges::lower_bound(input->positions, wrong.check.positions[r]) -
-                    input->positions.begin();
-    read_row(*input, static_cast<size_t>(at), x);
-    double square = 0;
-    double cross = 0;
-    double own = 0;
-    for (size_t i = 0; i < wrong.width; ++i) {
-      square += x[i] * x[i] / static_cast<double>(wrong.width);
-      cross += wrong.recorded[r * wrong.width + i] * wrong.referee[r * wrong.width + i];
-      own += wrong.referee[r * wrong.width + i] * wrong.referee[r * wrong.width + i];
-    }
-    const double ratio = cross / own;
-    if (square >= best_square || !(ratio > 0)) continue;
-    best_square = square;
-    fitted = (square + step.epsilon) / (ratio * ratio) - square;
-  }
-  if (!(fitted > 0)) return {};
-  const double power = std::pow(10.0, std::floor(std::log10(fitted)));
-  return {std::round(fitted / power) * power, std::round(fitted / power * 10) / 10 * power, fitted};
-}
 
 // The factor that brings the referee's values closest to the recorded ones.
 double best_ratio(const ReplayedStep& wrong) {
@@ -103,6 +71,7 @@ struct Search {
       context.first_position = wrong.check.wrong_positions.front();
     if (replaced == wrong.check.step) {
       context.fitted_epsilons = fit_epsilons(replayer, wrong);
+      context.fitted_rope = fit_rope(replayer, wrong);
       context.largest = largest_of(wrong.recorded);
     }
     for (const auto& fault : fault_catalogue()) {

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "replay/fits.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+namespace plumb {
+namespace {
+
+// What somebody would have typed for x: one digit, two digits; then x itself.
+std::vector<double> typed_for(double x) {
+  const double power = std::pow(10.0, std::floor(std::log10(x)));
+  return {std::round(x / power) * power, std::round(x / power * 10) / 10 * power, x};
+}
+
+// The row of a step's input at a position; empty if it was not recorded there.
+std::vector<double> input_row(const Replayer& replayer, const Step& step, int32_t position) {
+  const auto* input = replayer.trace().find(replayer.plan().steps[step.inputs[0]].name);
+  if (input == nullptr || input->elided) return {};
+  const auto at = std::ranges::lower_bound(input->positions, position);
+  if (at == input->positions.end() || *at != position) return {};
+  std::vector<double> row(input->width());
+  read_row(*input, static_cast<size_t>(at - input->positions.begin()), row);
+  return row;
+}
+
+// The angle between -pi and pi by which the pairs of all heads were turned, weighted by their size.
+double turned_by(const Step& step, size_t pair, const std::vector<double>& x, const double* y) {
+  const auto [first, second] = rope_pair(step.rope, pair);
+  double sine = 0;
+  double cosine = 0;
+  for (size_t head = 0; head < step.width; head += step.head_dim) {
+    const double a = x[head + first];
+    const double b = x[head + second];
+    const double c = y[head + first];
+    const double d = y[head + second];
+    cosine += a * c + b * d;
+    sine += a * d - b * c;
+  }
+  return std::atan2(sine, cosine);
+}
+
+}  // namespace
+
+// Recorded = referee * sqrt((m + e) / (m + e')), so one row with a clear ratio gives e'. The row
+// with the smallest mean square shows it best.
+std::vector<double> fit_epsilons(const Replayer& replayer, const ReplayedStep& wrong) {
+  const auto& step = replayer.plan().steps[wrong.check.step];
+  if (step.op != Op::RmsNorm || norm_group(step) != step.width) return {};
+  const auto* input = replayer.trace().find(replayer.plan().steps[step.inputs[0]].name);
+  if (input == nullptr) return {};
+  std::vector<double> x(wrong.width);
+  double best_square = INFINITY;
+  double fitted = NAN;
+  for (size_t r = 0; r < wrong.check.positions.size(); ++r) {
+    const auto at = std::ranges::lower_bound(input->positions, wrong.check.positions[r]) -
+                    input->positions.begin();
+    read_row(*input, static_cast<size_t>(at), x);
+    double square = 0;
+    double cross = 0;
+    double own = 0;
+    for (size_t i = 0; i < wrong.width; ++i) {
+      square += x[i] * x[i] / static_cast<double>(wrong.width);
+      cross += wrong.recorded[r * wrong.width + i] * wrong.referee[r * wrong.width + i];
+      own += wrong.referee[r * wrong.width + i] * wrong.referee[r * wrong.width + i];
+    }
+    const double ratio = cross / own;
+    if (square >= best_square || !(ratio > 0)) continue;
+    best_square = square;
+    fitted = (square + step.epsilon) / (ratio * ratio) - square;
+  }
+  if (!(fitted > 0)) return {};
+  return typed_for(fitted);
+}
+
+// A pair turns by position * base^(-2 pair / n) / divisor. At a small position no pair goes round,
+// so a pair in the middle gives the base if the divisor is right, the first pair the divisor, and a
+// slow one, at any position, how far the position is off.
+FittedRope fit_rope(const Replayer& replayer, const ReplayedStep& wrong) {
+  FittedRope fitted;
+  const auto& step = replayer.plan().steps[wrong.check.step];
+  const auto& rope = step.rope;
+  if (step.op != Op::Rope || rope.dimensions < 4 || wrong.check.wrong_positions.empty()) return {};
+  const auto frequencies = rope_frequencies(rope);
+  const size_t middle = rope.dimensions / 4;
+  for (size_t r = 0; r < wrong.check.positions.size(); ++r) {
+    const int32_t position = wrong.check.positions[r];
+    const auto x = input_row(replayer, step, position);
+    if (x.size() != wrong.width) return fitted;
+    const double* y = &wrong.recorded[r * wrong.width];
+    const double slow = turned_by(step, middle, x, y);
+    if (fitted.shifts.empty() && position == wrong.check.wrong_positions.front() &&
+        frequencies[middle] != 0)
+      fitted.shifts = {std::round(slow / frequencies[middle]) - position};
+    if (position != 1 || rope.factors || rope.yarn) continue;
+    const double unscaled = std::fabs(slow) * rope.linear_factor;
+    if (unscaled > 0)
+      fitted.bases = typed_for(std::pow(
+          unscaled, -static_cast<double>(rope.dimensions) / (2 * static_cast<double>(middle))));
+    if (const double fast = std::fabs(turned_by(step, 0, x, y)); fast > 0)
+      fitted.divisors = typed_for(1 / fast);
+  }
+  return fitted;
+}
+
+}  // namespace plumb

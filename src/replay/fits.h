@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// Parameters of faults, read off the values of a wrong step.
+#pragma once
+#include <vector>
+
+#include "faults/catalogue.h"
+#include "replay/replay.h"
+
+namespace plumb {
+
+// Epsilons of an RMS norm that give the recorded values: the one that fits, and what somebody would
+// have typed. Empty for other steps.
+std::vector<double> fit_epsilons(const Replayer& replayer, const ReplayedStep& wrong);
+
+// Bases, divisors and shifts of a rotation that give the recorded values. Empty for other steps,
+// and where the inputs were not recorded.
+FittedRope fit_rope(const Replayer& replayer, const ReplayedStep& wrong);
+
+}  // namespace plumb
