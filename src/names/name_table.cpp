@@ -141,7 +141,9 @@ class TableReader {
   }
 
   Result<void> option(const std::string& key, const YamlNode& value, NameRow& row) {
-    if (key == "occurrence") {
+    if (key == "without_bias") {
+      row.without_bias = texts(value);
+    } else if (key == "occurrence") {
       if (value.scalar.size() != 1 || value.scalar[0] < '0' || value.scalar[0] > '9')
         return error(value, "'occurrence' is a number from 0 to 9");
       row.occurrence = static_cast<size_t>(value.scalar[0] - '0');
@@ -155,10 +157,10 @@ class TableReader {
       else return error(value, "'rope_order' is halves or file");
     } else {
       return error(
-          value, fmt::format(
-                     "'{}' is not a key of a row: name, operation, occurrence, architecture, step, "
-                     "split, split_by_head, layout, rope_order, skip",
-                     key));
+          value,
+          fmt::format("'{}' is not a key of a row: name, operation, without_bias, occurrence, "
+                      "architecture, step, split, split_by_head, layout, rope_order, skip",
+                      key));
     }
     return {};
   }

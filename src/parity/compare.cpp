@@ -260,13 +260,22 @@ void judge_coverage(Comparison& result) {
   finding.kind = "unmeasured";
   finding.side = "undecided";
   finding.reason = "steps.unmeasured";
-  for (const auto& row : result.steps)
-    if (row.verdict.starts_with("unmeasured") && finding.step.empty()) {
+  const std::string_view kPrefix = "unmeasured: ";
+  std::string recorded;  // what is said of the first step that has values
+  for (const auto& row : result.steps) {
+    if (!row.verdict.starts_with("unmeasured")) continue;
+    const auto reason = row.verdict.substr(std::min(kPrefix.size(), row.verdict.size()));
+    if (finding.step.empty()) {
       finding.step = row.name;
       finding.text = fmt::format("{} of {} steps could not be judged; the first is {}: {}",
-                                 result.of - result.measured, result.of, row.name,
-                                 row.verdict.substr(std::string("unmeasured: ").size()));
+                                 result.of - result.measured, result.of, row.name, reason);
+      if (reason != "not recorded") break;
+    } else if (reason != "not recorded") {
+      recorded = fmt::format("; of those that were recorded {}: {}", row.name, reason);
+      break;
     }
+  }
+  finding.text += recorded;
   if (finding.text.empty())
     finding.text =
         fmt::format("{} of {} steps could not be judged", result.of - result.measured, result.of);
