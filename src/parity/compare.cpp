@@ -191,7 +191,9 @@ void add_arithmetic(Comparison& result, const Plan& plan) {
     finding.side = key.second;
     finding.reason = arithmetic_reason(key.first);
     finding.text =
-        fmt::format("{} of its steps round to {} ({}); with that they are right{}", entry.steps,
+        fmt::format("{} round to {} ({}); with that they are right{}",
+                    result.audit ? fmt::format("{} of its steps", entry.steps)
+                                 : fmt::format("{} steps of the {}", entry.steps, key.second),
                     kind_text(key.first),
                     entry.declared ? "declared" : "the tightest arithmetic that explains them",
                     entry.by_size ? ", as far as the size of that rounding lets one see" : "");
