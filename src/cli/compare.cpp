@@ -79,7 +79,15 @@ Result<Source> open_source(const CompareOptions& options, bool second) {
     }
     TRY_ASSIGN(source.trace, open_run(source.path, source.model.get(), options.names));
   } else {
-    TRY_ASSIGN(source.model, load_shared(source.path));
+    auto model = load_shared(source.path);
+    if (!model) {
+      const auto other = kind_of(second ? options.baseline : options.candidate);
+      if (model.error().code == ErrorCode::Corrupt && other && *other == InputKind::Model)
+        model.error().message += fmt::format("; 'plumb inspect {} {}' compares the files alone",
+                                             options.baseline, options.candidate);
+      return std::unexpected(std::move(model).error());
+    }
+    source.model = std::move(*model);
     MachineOptions machine = options.machine;
     if (second && !options.candidate_backend.empty()) machine.backend = options.candidate_backend;
     if (second && !options.candidate_level.empty()) machine.level = options.candidate_level;

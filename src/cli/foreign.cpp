@@ -9,6 +9,7 @@
 #include <fstream>
 
 #include "dump/readers.h"
+#include "formats/gguf.h"
 
 namespace plumb::cli {
 namespace {
@@ -27,6 +28,15 @@ bool holds_results(const std::string& path) {
 
 }  // namespace
 
+Error model_in_place_of_run(const std::string& path, std::string_view expected) {
+  // A dump in a GGUF that was cut looks like a model.
+  if (begins_with(path, "GGUF"))
+    if (const auto source = open_source(path))
+      if (auto content = parse_gguf(source->bytes); !content)
+        return std::move(content.error()).within(path);
+  return {ErrorCode::Usage, fmt::format("{}: it is a model; {}", path, expected)};
+}
+
 Result<InputKind> kind_of(const std::string& path) {
   namespace fs = std::filesystem;
   std::error_code error;
@@ -34,6 +44,11 @@ Result<InputKind> kind_of(const std::string& path) {
     return fail(ErrorCode::NotFound, fmt::format("{}: there is no such file or folder", path));
   if (fs::is_directory(path, error))
     return fs::exists(fs::path(path) / "config.json", error) ? InputKind::Model : InputKind::Dump;
+  // Opening a pipe that nobody writes to would hold us here for ever.
+  if (!fs::is_regular_file(path, error))
+    return fail(ErrorCode::Io, fmt::format("{}: it is not a regular file (a pipe or a device "
+                                           "cannot be mapped)",
+                                           path));
   if (begins_with(path, "GGUF")) return holds_results(path) ? InputKind::Dump : InputKind::Model;
   if (begins_with(path, "APRT")) return InputKind::Dump;
   if (begins_with(path, "APR")) return InputKind::Model;
@@ -67,8 +82,7 @@ Result<ImportOptions> NamesOptions::import_options() const {
 Result<Trace> open_run(const std::string& path, const Model* model, const NamesOptions& options) {
   TRY_ASSIGN(const auto kind, kind_of(path));
   if (kind == InputKind::Model)
-    return fail(ErrorCode::Usage,
-                fmt::format("{}: it is a model; a trace or a dump of a run is expected", path));
+    return std::unexpected(model_in_place_of_run(path, "a trace or a dump of a run is expected"));
   if (kind == InputKind::Trace) {
     TRY_ASSIGN(auto trace, open_trace(path));
     if (model != nullptr) order_rope_rows(trace, *model);
@@ -90,6 +104,17 @@ Result<Trace> open_run(const std::string& path, const Model* model, const NamesO
              imported->names.size(),
              imported->table.empty() ? "" : fmt::format(" by the table {}", imported->table));
   for (const auto& note : imported->notes) fmt::print(stderr, "note        {}\n", note);
+  // A shape that does not fit may be what is wrong with the run itself.
+  size_t misfits = 0;
+  for (const auto& name : imported->names) {
+    if (!name.reason.starts_with("its shape")) continue;
+    if (misfits < 3)
+      fmt::print(stderr, "left out    {} {}: {}\n", name.name, name.shape, name.reason);
+    ++misfits;
+  }
+  if (misfits > 3)
+    fmt::print(stderr, "left out    {} more for their shape: plumb names {} --model {}\n",
+               misfits - 3, path, model->path);
   if (mapped == 0)
     return fail(
         ErrorCode::NotComparable,

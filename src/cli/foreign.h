@@ -10,6 +10,10 @@ enum class InputKind { Model, Trace, Dump };
 // By content. A path that does not exist is an error.
 Result<InputKind> kind_of(const std::string& path);
 
+// What is wrong where a model stands in the place of a run: "it is a model; EXPECTED", or, of a
+// file that is cut, how.
+Error model_in_place_of_run(const std::string& path, std::string_view expected);
+
 struct NamesOptions {
   std::string names, tokens;
   size_t prompt = 0;  // 0: as the dump says

@@ -18,13 +18,15 @@ struct ImportCommand {
   bool json = false;
 };
 
-// What is no step is kept under its own name, told apart by pass and occurrence where that repeats.
+// What is no step is kept under its own name, told apart by pass and occurrence where that repeats;
+// what the table knows to be none (masks, views) is not.
 std::vector<SafetensorsTensor> other_tensors(const Dump& dump, const Imported& imported) {
   std::vector<SafetensorsTensor> out;
   std::set<std::string> taken = {"tokens", "positions"};
   for (size_t i = 0; i < dump.tensors.size(); ++i) {
     const auto& tensor = dump.tensors[i];
-    if (!imported.names[i].step.empty() || tensor.view.bytes.empty()) continue;
+    const auto& mapped = imported.names[i];
+    if (!mapped.step.empty() || mapped.skipped || tensor.view.bytes.empty()) continue;
     std::string name = tensor.name.empty() ? "tensor" : tensor.name;
     if (is_step_name(name) || taken.contains(name) || name.starts_with("positions:"))
       name = "dump:" + name;
@@ -59,8 +61,7 @@ ordered_json to_json(const ImportCommand& options, const Dump& dump, const Impor
 Result<int> run_import(const ImportCommand& options) {
   TRY_ASSIGN(const auto kind, kind_of(options.dump));
   if (kind == InputKind::Model)
-    return fail(ErrorCode::Usage,
-                fmt::format("{}: it is a model, not a dump of a run", options.dump));
+    return std::unexpected(model_in_place_of_run(options.dump, "a dump of a run is expected"));
   if (kind == InputKind::Trace)
     return fail(ErrorCode::Usage,
                 fmt::format("{}: it is a trace of plumb already: every command takes it as it is",
@@ -72,6 +73,12 @@ Result<int> run_import(const ImportCommand& options) {
     plan = make_plan(*model);
   }
   TRY_ASSIGN(const auto dump, open_dump(options.dump));
+  if (dump.tensors.empty()) {
+    for (const auto& note : dump.notes) fmt::print(stderr, "note        {}\n", note);
+    return fail(ErrorCode::Unsupported,
+                fmt::format("{}: {} without a tensor that has values: there is nothing to import",
+                            options.dump, dump.kind));
+  }
   TRY_ASSIGN(const auto how, options.names.import_options());
   TRY_ASSIGN(const auto imported,
              import_dump(dump, model ? &*model : nullptr, plan ? &*plan : nullptr, how));

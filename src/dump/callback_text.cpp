@@ -559,9 +559,13 @@ Result<void> TextReader::end_tensor(bool at_end) {
       return fail(
           ErrorCode::Corrupt,
           fmt::format("line {}: {} before tensor '{}' (line {}) of {} × {} × {} × {} "
-                      "values is complete",
+                      "values is complete{}",
                       line_, at_end ? "the text ends" : "another tensor begins", header.name,
-                      header.line, header.ne[0], header.ne[1], header.ne[2], header.ne[3]));
+                      header.line, header.ne[0], header.ne[1], header.ne[2], header.ne[3],
+                      at_end
+                          ? ": it was cut, or the tool ended before it had written all (then run "
+                            "it again)"
+                          : ""));
     TRY(check_size(header));
     std::vector<std::byte> bytes(*element_count(header.ne) * sizeof(float));
     const std::span values(reinterpret_cast<float*>(bytes.data()), bytes.size() / sizeof(float));

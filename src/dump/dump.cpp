@@ -14,6 +14,9 @@ namespace plumb {
 namespace {
 
 constexpr size_t kMaxInflated = size_t{4} << 30;
+// Of a file that becomes larger than this, so many times its bytes at most (as for zip archives).
+constexpr size_t kHarmless = size_t{256} << 20;
+constexpr size_t kMostRatio = 200;
 
 // zlib's stream, ended on every way out.
 struct Inflater {
@@ -50,6 +53,11 @@ Result<std::vector<std::byte>> inflate_gzip(std::span<const std::byte> bytes) {
       return fail(ErrorCode::Corrupt,
                   fmt::format("gzip: {} after {} bytes", z.msg != nullptr ? z.msg : "cut short",
                               out.size()));
+    if (out.size() > kHarmless && out.size() / kMostRatio > bytes.size())
+      return fail(ErrorCode::Unsupported,
+                  fmt::format("gzip: its {} bytes would become more than {}: refused; if that is "
+                              "meant, unpack it yourself",
+                              bytes.size(), out.size()));
     if (out.size() > kMaxInflated)
       return fail(
           ErrorCode::Unsupported,

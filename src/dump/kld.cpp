@@ -159,6 +159,11 @@ Result<Dump> read(const DumpSource& source) {
   dump.notes.push_back(
       "the tokens are those of the text: with a model that wants a BOS, each chunk was evaluated "
       "with it in place of its first token");
+  if (layout.chunks > 1)
+    dump.notes.push_back(
+        fmt::format("it holds {} texts of {} tokens, each fed by itself, and a trace is one run: "
+                    "write it with --chunks 1 to compare it",
+                    layout.chunks, layout.context));
   return dump;
 }
 

@@ -81,7 +81,8 @@ Result<uint64_t> read_size(const PickleContent& pickle, PickleId id, std::string
   if (value.kind == PickleKind::Int && value.integer >= 0)
     return static_cast<uint64_t>(value.integer);
   return corrupt(fmt::format("{} must be a whole number of at least 0, found {}", what,
-                             kind_name(value.kind)));
+                             value.kind == PickleKind::Int ? fmt::to_string(value.integer)
+                                                           : std::string(kind_name(value.kind))));
 }
 
 Result<std::vector<uint64_t>> read_sizes(const PickleContent& pickle, PickleId id,

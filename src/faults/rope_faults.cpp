@@ -78,9 +78,11 @@ Variants rope_scaling(const FaultContext& c) {
   plain.rope.yarn.reset();
   plain.rope.magnitude = 1;
   if (plain.rope == right.rope) return {};
-  Variants all = {variant(
-      plain, c.model.config.rope_scaling.type, "none",
-      fmt::format("the scaling of RoPE ({}) is not applied", c.model.config.rope_scaling.type))};
+  // A GGUF may have no word for it, only the factors.
+  auto kind = c.model.config.rope_scaling.type;
+  if (right.rope.factors && (kind.empty() || kind == "none")) kind = "factors of frequencies";
+  Variants all = {
+      variant(plain, kind, "none", fmt::format("the scaling of RoPE ({}) is not applied", kind))};
   if (right.rope.magnitude != 1) {
     Step step = right;
     step.rope.magnitude = 1;

@@ -7,6 +7,8 @@
 #include <cmath>
 #include <cstring>
 #include <set>
+#include <span>
+#include <type_traits>
 
 #include "model/architecture.h"
 #include "names/tensor_values.h"
@@ -21,11 +23,18 @@ struct Rows {
   std::string changes;
 };
 
-// One piece of a step: the rows of one pass.
+// One piece of a step: the rows of one pass, in double only where the dump has doubles.
 struct Piece {
-  size_t pass = 0;
-  size_t tensor = 0;  // in the dump
-  Rows rows;
+  Piece(size_t of_pass, size_t of_tensor, Rows&& from, bool doubles)
+      : pass(of_pass), tensor(of_tensor), rows(from.rows) {
+    if (doubles) wide = std::move(from.values);
+    else narrow.assign(from.values.begin(), from.values.end());
+  }
+  size_t pass;
+  size_t tensor;  // in the dump
+  size_t rows;
+  std::vector<float> narrow;
+  std::vector<double> wide;
 };
 
 void add_words(std::string& text, const std::string& more) {
@@ -52,18 +61,13 @@ void neighbours_of_halves(std::vector<double>& values, size_t d) {
 }
 
 // Values as the rows of a step, which owns them.
-void store_rows(TraceStep& step, const std::vector<double>& values, bool single) {
+template <class T>
+void store_rows(TraceStep& step, std::vector<T>&& values) {
   step.view.shape = {step.positions.size(), values.size() / step.positions.size()};
-  step.view.dtype = single ? DType::F32 : DType::F64;
-  auto bytes = std::make_shared<std::vector<std::byte>>(values.size() *
-                                                        (single ? sizeof(float) : sizeof(double)));
-  for (size_t i = 0; i < values.size(); ++i) {
-    const auto narrow = static_cast<float>(values[i]);
-    if (single) std::memcpy(bytes->data() + sizeof(float) * i, &narrow, sizeof(float));
-    else std::memcpy(bytes->data() + sizeof(double) * i, &values[i], sizeof(double));
-  }
-  step.view.bytes = *bytes;
-  step.owner = std::move(bytes);
+  step.view.dtype = std::is_same_v<T, float> ? DType::F32 : DType::F64;
+  auto owned = std::make_shared<std::vector<T>>(std::move(values));
+  step.view.bytes = std::as_bytes(std::span(*owned));
+  step.owner = std::move(owned);
 }
 
 class Importer {
@@ -148,6 +152,11 @@ class Importer {
       return {};
     }
     if (!row->split) steps.resize(1);
+    const auto& before = row->without_bias;
+    if (steps.front()->bias && std::ranges::find(before, tensor.operation) != before.end()) {
+      leave_out(i, fmt::format("{} is this and a bias", steps.front()->name), true);
+      return {};
+    }
     return take_as(i, steps, *row);
   }
 
@@ -180,7 +189,7 @@ class Importer {
       }
       if (k == 0) names[i].reason = parts[k].changes;
       names[i].step += (k > 0 ? ", " : "") + steps[k]->name;
-      list.push_back({tensor.pass, i, std::move(parts[k])});
+      list.emplace_back(tensor.pass, i, std::move(parts[k]), tensor.view.dtype == DType::F64);
     }
     return {};
   }
@@ -194,7 +203,8 @@ class Importer {
     const auto refuse = [&](const std::string& wanted) {
       return Rows{{}, 0, fmt::format("its shape {} is not {}", to_text(tensor.view.shape), wanted)};
     };
-    if (count == 0) return refuse(fmt::format("[positions, {}]: it holds nothing", width));
+    if (count == 0)
+      return Rows{{}, 0, fmt::format("its shape {} holds no value", to_text(tensor.view.shape))};
     Rows out;
     if (row.layout == RowLayout::Transposed) {
       if (shape.size() != 2 || shape[0] != width)
@@ -306,14 +316,29 @@ size_t known_names(const Dump& dump, const NameTable& table) {
   std::set<std::string> known;
   for (const auto& tensor : dump.tensors)
     for (const auto& row : table.rows)
-      if (row.skip.empty() && match_name(row.pattern, tensor.name) &&
+      if (row.skip.empty() && !is_step_name(tensor.name) && match_name(row.pattern, tensor.name) &&
           (row.operations.empty() ||
            std::ranges::find(row.operations, tensor.operation) != row.operations.end()))
         known.insert(tensor.name);
   return known.size();
 }
 
-// The table that knows most names; none if no table knows any.
+// The table of the engine that the dump names, as far as there is one.
+std::string_view own_table(const Dump& dump) {
+  static constexpr std::pair<std::string_view, std::string_view> kTables[] = {
+      {"llama.cpp", "llama.cpp"},
+      {"transformers", "huggingface"},
+      {"msprobe", "huggingface"},
+      {"SGLang", "vllm"},
+      {"apr", "apr"},
+  };
+  const auto engine = dump.engine.find("name");
+  for (const auto& [name, table] : kTables)
+    if (engine != dump.engine.end() && engine->second == name) return table;
+  return {};
+}
+
+// The table that knows most names, of two the engine's own; none if no table knows any.
 std::optional<NameTable> choose_table(const Dump& dump, const ImportOptions& options,
                                       std::vector<std::string>& notes) {
   if (options.table) return options.table;
@@ -328,10 +353,11 @@ std::optional<NameTable> choose_table(const Dump& dump, const ImportOptions& opt
       most = known;
     } else if (known == most && known > 0) {
       second = &table;
+      if (table.name == own_table(dump)) best = &table;
     }
   }
   if (best == nullptr) return std::nullopt;
-  if (second != nullptr)
+  if (second != nullptr && best->name != own_table(dump))
     notes.push_back(fmt::format("the table {} knows as many of its names as {}: --names chooses",
                                 second->name, best->name));
   return *best;
@@ -350,7 +376,7 @@ Passes measure_passes(const Dump& dump, const std::map<std::string, std::vector<
   passes.rows.assign(count, 0);
   for (const auto& [step, list] : pieces)
     for (const auto& piece : list)
-      passes.rows[piece.pass] = std::max(passes.rows[piece.pass], piece.rows.rows);
+      passes.rows[piece.pass] = std::max(passes.rows[piece.pass], piece.rows);
   for (size_t pass = 0; pass < count; ++pass) {
     passes.first.push_back(passes.total);
     passes.total += passes.rows[pass];
@@ -370,6 +396,18 @@ std::optional<std::vector<int32_t>> given_positions(const Dump& dump, size_t pas
   return std::nullopt;
 }
 
+// How many tokens were one prefill: all up to the last pass of several rows. A long prompt is fed
+// in several passes, and decoding is one row at a time. A single pass that names its positions may
+// hold only some of the prefill.
+size_t prefill_of(const Dump& dump, const Passes& passes, size_t tokens) {
+  const size_t count = passes.rows.size();
+  if (count == 0 || (count == 1 && given_positions(dump, 0))) return tokens;
+  size_t last = 0;
+  for (size_t pass = 0; pass < count; ++pass)
+    if (passes.rows[pass] > 1) last = pass;
+  return passes.first[last] + passes.rows[last];
+}
+
 class TraceBuilder {
  public:
   TraceBuilder(const Dump& dump, const Passes& passes, Imported& out)
@@ -378,29 +416,37 @@ class TraceBuilder {
   Result<void> add(const std::string& name, std::vector<Piece>& list) {
     std::ranges::sort(list, {}, &Piece::pass);
     TraceStep step;
-    std::vector<double> values;
-    bool single = true;
+    std::vector<float> narrow;
+    std::vector<double> wide;
+    const bool single = std::ranges::all_of(list, [](const Piece& p) { return p.wide.empty(); });
     for (auto& piece : list) {
       const auto& tensor = dump_.tensors[piece.tensor];
       const auto positions = positions_of(piece);
       if (positions.empty()) {
         auto& entry = out_.names[piece.tensor];
         entry.reason =
-            fmt::format("{} rows where the pass has {}", piece.rows.rows, passes_.rows[piece.pass]);
+            fmt::format("{} rows where the pass has {}", piece.rows, passes_.rows[piece.pass]);
         entry.step.clear();
         continue;
       }
       step.positions.insert(step.positions.end(), positions.begin(), positions.end());
-      values.insert(values.end(), piece.rows.values.begin(), piece.rows.values.end());
+      if (single && narrow.empty()) {
+        narrow = std::move(piece.narrow);
+      } else if (single) {
+        narrow.insert(narrow.end(), piece.narrow.begin(), piece.narrow.end());
+      } else {
+        wide.insert(wide.end(), piece.narrow.begin(), piece.narrow.end());
+        wide.insert(wide.end(), piece.wide.begin(), piece.wide.end());
+      }
       step.precision = std::max(step.precision, tensor.precision);
       step.elided = step.elided || tensor.elided;
-      single = single && tensor.view.dtype != DType::F64;
     }
     if (step.positions.empty()) return {};
     if (!std::ranges::is_sorted(step.positions, std::ranges::less_equal{}))
       return fail(ErrorCode::Corrupt,
                   fmt::format("{}: the positions of {} do not ascend", dump_.label, name));
-    store_rows(step, values, single);
+    if (single) store_rows(step, std::move(narrow));
+    else store_rows(step, std::move(wide));
     out_.trace.steps.emplace(name, std::move(step));
     return {};
   }
@@ -408,14 +454,14 @@ class TraceBuilder {
  private:
   std::vector<int32_t> positions_of(const Piece& piece) const {
     if (auto given = given_positions(dump_, piece.pass)) {
-      if (given->size() != piece.rows.rows) return {};
+      if (given->size() != piece.rows) return {};
       return *given;
     }
     const size_t rows = passes_.rows[piece.pass];
     // llama.cpp and others drop all rows but the last where only its logits are wanted.
-    if (piece.rows.rows != rows && piece.rows.rows != 1) return {};
+    if (piece.rows != rows && piece.rows != 1) return {};
     std::vector<int32_t> out;
-    for (size_t i = rows - piece.rows.rows; i < rows; ++i)
+    for (size_t i = rows - piece.rows; i < rows; ++i)
       out.push_back(static_cast<int32_t>(passes_.first[piece.pass] + i));
     return out;
   }
@@ -502,7 +548,8 @@ void order_rope_rows(Trace& trace, const Model& model) {
     for (size_t r = 0; r < step.positions.size(); ++r)
       read_row(step, r, std::span(values).subspan(r * width, width));
     neighbours_of_halves(values, d);
-    store_rows(step, values, step.view.dtype != DType::F64);
+    if (step.view.dtype == DType::F64) store_rows(step, std::move(values));
+    else store_rows(step, std::vector<float>(values.begin(), values.end()));
   }
   engine["rope_rows"] = "gguf (was hf)";
 }
@@ -531,12 +578,13 @@ Result<Imported> import_dump(const Dump& dump, const Model* model, const Plan* p
   if (table) out.table = table->name;
   const auto passes = measure_passes(dump, importer.pieces);
   TraceBuilder builder(dump, passes, out);
-  for (auto& [name, list] : importer.pieces) TRY(builder.add(name, list));
+  for (auto& [name, list] : importer.pieces) {
+    TRY(builder.add(name, list));
+    list = {};  // the values are in the trace now
+  }
   TRY(check_rows(dump, passes, out));
-  out.trace.prompt =
-      options.prompt.value_or(passes.rows.empty() || out.trace.tokens.empty()
-                                  ? out.trace.tokens.size()
-                                  : std::min(passes.rows.front(), out.trace.tokens.size()));
+  out.trace.prompt = options.prompt.value_or(
+      std::min(prefill_of(dump, passes, out.trace.tokens.size()), out.trace.tokens.size()));
   if (out.trace.prompt == 0) out.trace.prompt = out.trace.tokens.size();
   keep_others(dump, out);
   return out;

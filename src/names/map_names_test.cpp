@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <span>
 
 namespace plumb {
 namespace {
@@ -208,6 +209,79 @@ TEST(Names, PassesAreJoinedInOrder) {
   EXPECT_EQ(out.trace.find("final.norm")->positions, (std::vector<int32_t>{0, 1, 2, 3}));
   EXPECT_EQ(out.trace.prompt, 3u);
   EXPECT_EQ(out.trace.tokens.size(), 4u);
+}
+
+// A prompt of 5 in two passes, as llama.cpp feeds it in batches; then a token.
+TEST(Names, SeveralPassesCanBeOnePrefill) {
+  const size_t d = width_of("final.norm");
+  auto maker = DumpMaker();
+  maker.dump.tokens = std::vector<int64_t>{1, 2, 3, 4, 5, 6};
+  const auto out = maker.add("n", {3, d})
+                       .add("n", {2, d}, "", 1)
+                       .add("n", {1, d}, "", 2)
+                       .import(std::string(kEngine) + "  - {name: n, step: final.norm}\n");
+  EXPECT_EQ(out.trace.find("final.norm")->positions.size(), 6u);
+  EXPECT_EQ(out.trace.prompt, 5u);
+}
+
+// Only the last row was written down, and the dump says so: all tokens are the prefill.
+TEST(Names, RowsWithPositionsDoNotSplitTheTokens) {
+  const size_t d = width_of("final.norm");
+  auto maker = DumpMaker();
+  const int32_t last = 2;
+  const auto bytes = std::as_bytes(std::span(&last, 1));
+  DumpTensor positions;
+  positions.name = "positions";
+  positions.view = {DType::I32, {1}, maker.dump.keep({bytes.begin(), bytes.end()})};
+  maker.dump.tensors.push_back(std::move(positions));
+  const auto out =
+      maker.add("n", {1, d}).import(std::string(kEngine) + "  - {name: n, step: final.norm}\n");
+  EXPECT_EQ(out.trace.find("final.norm")->positions, std::vector<int32_t>{2});
+  EXPECT_EQ(out.trace.prompt, 3u);
+}
+
+// The names of a checkpoint's modules are rows of two tables: that of the engine holds.
+TEST(Names, TheEngineChoosesBetweenTables) {
+  const size_t d = width_of("layer.0.attn.norm");
+  auto maker = DumpMaker().add("model.layers.0.input_layernorm", {3, d});
+  const auto table = [&](const std::string& engine) {
+    maker.dump.engine["name"] = engine;
+    return import_dump(maker.dump, &tiny(), &plan(), {}).value();
+  };
+  EXPECT_EQ(table("transformers").table, "huggingface");
+  EXPECT_EQ(table("SGLang").table, "vllm");
+  EXPECT_TRUE(table("SGLang").notes.empty());
+  EXPECT_EQ(table("mine").notes.size(), 1u);
+}
+
+// A dump whose names are steps needs no table.
+TEST(Names, StepsNeedNoTable) {
+  const auto maker = DumpMaker().add("logits", {3, width_of("logits")});
+  const auto out = import_dump(maker.dump, &tiny(), &plan(), {}).value();
+  EXPECT_EQ(out.table, "");
+  EXPECT_TRUE(out.notes.empty());
+  EXPECT_EQ(out.names[0].step, "logits");
+}
+
+// llama.cpp shows a product before its bias and after it: only the second is the step of a model
+// that has a bias.
+TEST(Names, AProductWithoutItsBiasIsNoStep) {
+  const Model biased =
+      load_model(std::string(PLUMB_SOURCE_DIR) + "/tests/models/zoo/llama-mlp-bias").value();
+  const Plan steps = make_plan(biased);
+  const size_t d = steps.steps[*steps.find("layer.0.ffn.up")].width;
+  const auto maker =
+      DumpMaker().add("ffn_up-0", {3, d}, "MUL_MAT").add("ffn_up_b-0", {3, d}, "ADD");
+  ImportOptions options;
+  options.table = find_name_table("llama.cpp").value();
+  const auto out = import_dump(maker.dump, &biased, &steps, options).value();
+  EXPECT_EQ(out.names[0].reason, "layer.0.ffn.up is this and a bias");
+  EXPECT_TRUE(out.names[0].skipped);
+  EXPECT_EQ(out.names[1].step, "layer.0.ffn.up");
+  // Without biases the product is the step.
+  const auto plain = DumpMaker().add("ffn_up-0", {3, width_of("layer.0.ffn.up")}, "MUL_MAT");
+  EXPECT_EQ(import_dump(plain.dump, &tiny(), &plan(), options).value().names[0].step,
+            "layer.0.ffn.up");
 }
 
 TEST(Names, MoreRowsThanTokensAreNotComparable) {

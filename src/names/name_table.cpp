@@ -4,10 +4,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <fstream>
-#include <sstream>
 
 #include "core/check.h"
+#include "core/mapped_file.h"
 #include "core/yaml.h"
 #include "names/built_in_tables.h"
 #include "trace/trace.h"
@@ -58,6 +57,8 @@ bool match_from(std::string_view pattern, std::string_view name, NameMatch& matc
   return !name.empty() && name.front() == pattern.front() &&
          match_from(pattern.substr(1), name.substr(1), match, budget);
 }
+
+constexpr size_t kLargestTable = size_t{1} << 20;
 
 class TableReader {
  public:
@@ -141,7 +142,9 @@ class TableReader {
   }
 
   Result<void> option(const std::string& key, const YamlNode& value, NameRow& row) {
-    if (key == "occurrence") {
+    if (key == "without_bias") {
+      row.without_bias = texts(value);
+    } else if (key == "occurrence") {
       if (value.scalar.size() != 1 || value.scalar[0] < '0' || value.scalar[0] > '9')
         return error(value, "'occurrence' is a number from 0 to 9");
       row.occurrence = static_cast<size_t>(value.scalar[0] - '0');
@@ -155,10 +158,10 @@ class TableReader {
       else return error(value, "'rope_order' is halves or file");
     } else {
       return error(
-          value, fmt::format(
-                     "'{}' is not a key of a row: name, operation, occurrence, architecture, step, "
-                     "split, split_by_head, layout, rope_order, skip",
-                     key));
+          value,
+          fmt::format("'{}' is not a key of a row: name, operation, without_bias, occurrence, "
+                      "architecture, step, split, split_by_head, layout, rope_order, skip",
+                      key));
     }
     return {};
   }
@@ -232,14 +235,18 @@ Result<NameTable> find_name_table(const std::string& name_or_path) {
     if (table.name == name_or_path) return table;
     known += (known.empty() ? "" : ", ") + table.name;
   }
-  std::ifstream file(name_or_path, std::ios::binary);
-  if (!file)
+  auto file = MappedFile::open(name_or_path);
+  if (!file && file.error().code == ErrorCode::NotFound)
     return fail(ErrorCode::NotFound,
                 fmt::format("--names '{}' is neither a table that is built in ({}) nor a file",
                             name_or_path, known));
-  std::stringstream text;
-  text << file.rdbuf();
-  return parse_name_table(text.str(), name_or_path);
+  if (!file) return std::unexpected(std::move(file).error().within(name_or_path));
+  const auto bytes = file->bytes();
+  if (bytes.size() > kLargestTable)
+    return fail(ErrorCode::Unsupported, fmt::format("{}: {} bytes, a table of names has {} at most",
+                                                    name_or_path, bytes.size(), kLargestTable));
+  return parse_name_table({reinterpret_cast<const char*>(bytes.data()), bytes.size()},
+                          name_or_path);
 }
 
 }  // namespace plumb

@@ -26,6 +26,8 @@ struct NameRow {
       pattern;  // {layer}: a number; {word}: text without dots; *: any text; [x]: x or nothing
   std::vector<std::string> operations;  // the engine's; empty: any
   std::optional<size_t> occurrence;     // of the name in its pass
+  // Of the operations those that end before a bias: where the step has one, the value is not it.
+  std::vector<std::string> without_bias;
   // One step: the first of these that the model has. Split: all of them, side by side in the row;
   // one written a|b is the first that the model has.
   std::vector<std::string> steps;

@@ -214,7 +214,9 @@ void add_arithmetic(Comparison& result, const Plan& plan) {
     finding.side = key.second;
     finding.reason = arithmetic_reason(key.first);
     finding.text =
-        fmt::format("{} of its steps round to {} ({}); with that they are right{}", entry.steps,
+        fmt::format("{} round to {} ({}); with that they are right{}",
+                    result.audit ? fmt::format("{} of its steps", entry.steps)
+                                 : fmt::format("{} steps of the {}", entry.steps, key.second),
                     kind_text(key.first),
                     entry.declared ? "declared" : "the tightest arithmetic that explains them",
                     entry.by_size ? ", as far as the size of that rounding lets one see" : "");
@@ -283,13 +285,22 @@ void judge_coverage(Comparison& result) {
   finding.kind = "unmeasured";
   finding.side = "undecided";
   finding.reason = "steps.unmeasured";
-  for (const auto& row : result.steps)
-    if (row.verdict.starts_with("unmeasured") && finding.step.empty()) {
+  const std::string_view kPrefix = "unmeasured: ";
+  std::string recorded;  // what is said of the first step that has values
+  for (const auto& row : result.steps) {
+    if (!row.verdict.starts_with("unmeasured")) continue;
+    const auto reason = row.verdict.substr(std::min(kPrefix.size(), row.verdict.size()));
+    if (finding.step.empty()) {
       finding.step = row.name;
       finding.text = fmt::format("{} of {} steps could not be judged; the first is {}: {}",
-                                 result.of - result.measured, result.of, row.name,
-                                 row.verdict.substr(std::string("unmeasured: ").size()));
+                                 result.of - result.measured, result.of, row.name, reason);
+      if (reason != "not recorded") break;
+    } else if (reason != "not recorded") {
+      recorded = fmt::format("; of those that were recorded {}: {}", row.name, reason);
+      break;
     }
+  }
+  finding.text += recorded;
   if (finding.text.empty())
     finding.text =
         fmt::format("{} of {} steps could not be judged", result.of - result.measured, result.of);

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <ranges>
+#include <sstream>
 
 #include "parity/parity.h"
 #include "parity/weight_class.h"
@@ -129,7 +130,8 @@ std::map<std::string, std::string> aspects_of(const Plan& plan, const Step& step
     aspects["rope.dimensions"] = fmt::format("{} of {}", r.dimensions, step.head_dim);
     aspects["rope.magnitude"] = number(r.magnitude);
     std::string frequencies;
-    for (const double f : rope_frequencies(r)) frequencies += fmt::format(" {:.7g}", f);
+    for (const double f : rope_frequencies(r))
+      frequencies += fmt::format("{}{:.7g}", frequencies.empty() ? "" : " ", f);
     aspects["rope.frequencies"] = frequencies;
   }
   if (step.attention.heads != 0) {
@@ -148,6 +150,23 @@ std::map<std::string, std::string> aspects_of(const Plan& plan, const Step& step
   return aspects;
 }
 
+// Of two lists of numbers, how many differ and which is the first; other aspects as they are.
+std::string say_difference(const std::string& aspect, const std::string& mine,
+                           const std::string& theirs) {
+  if (aspect != "rope.frequencies")
+    return fmt::format("{} in the baseline, {} in the candidate", mine, theirs);
+  std::istringstream a(mine);
+  std::istringstream b(theirs);
+  std::string x, y, text;
+  size_t count = 0;
+  size_t differ = 0;
+  for (; a >> x && b >> y; ++count)
+    if (x != y && differ++ == 0)
+      text = fmt::format(
+          "pair {} turns by {} at each position in the baseline, {} in the candidate", count, x, y);
+  return fmt::format("{}; {} of {} pairs differ", text, differ, count);
+}
+
 // The first step at which the plans part in an aspect that no key above has named: a switch that
 // one of the files has lost, such as an activation or which layers have a window.
 void compare_plans(const Side& a, const Side& b, std::vector<Finding>& findings) {
@@ -162,12 +181,10 @@ void compare_plans(const Side& a, const Side& b, std::vector<Finding>& findings)
       if (found == theirs.end() || found->second == mine) continue;
       if (by_aspect.contains(aspect)) continue;
       order.push_back(aspect);
-      auto finding = static_finding(
-          aspect.find('.') == std::string::npos ? "config." + aspect : aspect,
-          fmt::format(
-              "the files ask for different things at {} ({}): {} in the baseline, {} in the "
-              "candidate",
-              step.name, aspect, mine, found->second));
+      auto finding =
+          static_finding(aspect.find('.') == std::string::npos ? "config." + aspect : aspect,
+                         fmt::format("the files ask for different things at {} ({}): {}", step.name,
+                                     aspect, say_difference(aspect, mine, found->second)));
       finding.step = step.name;
       finding.parameters = {{"baseline", mine}, {"candidate", found->second}};
       by_aspect.emplace(aspect, std::move(finding));

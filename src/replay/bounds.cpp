@@ -111,7 +111,7 @@ void bound_norm(const Job& job) {
   const auto gamma = job.step.weight ? job.step.weight->values() : std::vector<float>();
   const auto beta = job.step.bias ? job.step.bias->values() : std::vector<float>();
   const auto value = [&](const std::vector<float>& of, size_t column) {
-    return std::fabs(static_cast<double>(of[of.size() == n ? column % n : column]));
+    return std::fabs(static_cast<double>(of[column % of.size()]));
   };
   const double u = job.u.accumulate;
   for (size_t first = 0; first < job.out.size(); first += n) {

@@ -38,6 +38,7 @@ struct Search {
   const std::set<std::string>& without;
   StepCheck way;  // the wrong step under the arithmetic that is tried
   Explanation best = {};
+  std::optional<int32_t> first_wrong = {};  // under that arithmetic
 
   // True if the variant reproduces what was recorded.
   bool try_variant(size_t replaced, const FaultVariant& variant, const std::string& name) {
@@ -67,8 +68,7 @@ struct Search {
                          .plan = replayer.plan(),
                          .step = replaced,
                          .prompt = replayer.prompt()};
-    if (!wrong.check.wrong_positions.empty())
-      context.first_position = wrong.check.wrong_positions.front();
+    context.first_position = first_wrong;
     if (replaced == wrong.check.step) {
       context.fitted_epsilons = fit_epsilons(replayer, wrong);
       context.fitted_rope = fit_rope(replayer, wrong);
@@ -299,6 +299,19 @@ std::map<std::string, std::string> find_clues(const ReplayedStep& wrong) {
   return clues;
 }
 
+// The first wrong position if it is judged by `way`: what a short type rounds is wrong from the
+// start for a stricter one, while a window shows where it ends.
+std::optional<int32_t> first_wrong_of(const Replayer& replayer, const ReplayedStep& wrong,
+                                      const StepCheck& way) {
+  const auto& step = replayer.plan().steps[wrong.check.step];
+  auto positions = wrong.check.wrong_positions;
+  const bool attention = step.op == Op::Scores || step.op == Op::Softmax || step.op == Op::Mix ||
+                         wrong.check.segment.size() > 1;
+  if (attention && !(way.arithmetic == wrong.check.arithmetic))
+    positions = replayer.check_as(way, wrong.check.step, step, {}).check.wrong_positions;
+  return positions.empty() ? std::nullopt : std::optional(positions.front());
+}
+
 // Everything that is known to go wrong, for each step of the segment; then a constant factor, then
 // a scale that has to be searched.
 bool search_all(Search& search) {
@@ -370,6 +383,7 @@ Explanation explain(const Replayer& replayer, const ReplayedStep& wrong,
   for (const auto& way : replayer.ways_to_judge(check)) {
     if (found || way.activations_by == "deviation") continue;  // too wide to prove anything
     search.way = way;
+    search.first_wrong = first_wrong_of(replayer, wrong, way);
     if (search_all(search)) found = search.best;
   }
   if (!found && check.wrong_values > 1) found = short_accumulator(replayer, wrong);

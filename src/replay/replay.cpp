@@ -277,7 +277,34 @@ BoundedValue Replayer::evaluate_plain(size_t index, const Step& as,
   if (how.want_bounds)
     out.bound = error_bound(step, inputs, rows, out.value, arithmetic,
                             how.attempt.deviation || inexact, threads_);
+  if (how.want_bounds && step.op == Op::Add)
+    allow_other_orders(step, positions, inputs, units_of(arithmetic).output, how, target, out);
   return out;
+}
+
+// Where attention and feed-forward stand side by side, x + attention + feed-forward can be added in
+// any order, and engines do. A sum that nobody recorded or read may be one of the other two then,
+// rounded at its own size.
+void Replayer::allow_other_orders(const Step& step, const std::vector<int32_t>& positions,
+                                  const std::vector<BoundedValue>& inputs, double unit,
+                                  Evaluation& how, size_t target, BoundedValue& out) const {
+  for (size_t i = 0; i < step.inputs.size(); ++i) {
+    const size_t from = step.inputs[i];
+    const auto& inner = plan_.steps[from];
+    const auto reads = [&](const Step& other) {
+      return std::ranges::count(other.inputs, from) > 0;
+    };
+    if (inner.op != Op::Add || recorded_[from] != nullptr || inner.inputs.size() != 2 ||
+        std::ranges::count_if(plan_.steps, reads) != 1)
+      continue;
+    const auto terms = inputs_of(inner, positions, how, target);
+    const auto& rest = inputs[1 - i];
+    for (size_t at = 0; at < out.bound.size(); ++at) {
+      const double largest = std::max(std::fabs(terms[0].value[at] + rest.value[at]),
+                                      std::fabs(terms[1].value[at] + rest.value[at]));
+      out.bound[at] += unit * std::max(0.0, largest - std::fabs(inputs[i].value[at]));
+    }
+  }
 }
 
 // Whether every recorded value of a step is a number of the type: only then was it rounded to it.

@@ -91,6 +91,9 @@ class Replayer {
                      BoundedValue& weights) const;
   std::vector<BoundedValue> inputs_of(const Step& step, const std::vector<int32_t>& positions,
                                       Evaluation& how, size_t target) const;
+  void allow_other_orders(const Step& step, const std::vector<int32_t>& positions,
+                          const std::vector<BoundedValue>& inputs, double unit, Evaluation& how,
+                          size_t target, BoundedValue& out) const;
   BoundedValue evaluate(size_t step, const std::vector<int32_t>& positions, Evaluation& how,
                         size_t target) const;
   BoundedValue evaluate_plain(size_t step, const Step& as, const std::vector<int32_t>& positions,

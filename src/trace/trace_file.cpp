@@ -492,6 +492,8 @@ bool is_plumb_trace(const std::filesystem::path& path) {
 }
 
 bool is_trace_file(const std::filesystem::path& path) {
+  std::error_code error;
+  if (!std::filesystem::is_regular_file(path, error)) return false;  // a pipe could hold us here
   std::ifstream file(path, std::ios::binary);
   std::array<char, 9> head{};
   file.read(head.data(), head.size());

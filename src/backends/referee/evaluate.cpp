@@ -53,9 +53,10 @@ void add_positions(const Job& job) {
   }
 }
 
-// Gamma or beta of a norm: as many values as a group has, or as the row.
-double norm_value(const std::vector<float>& values, size_t group, size_t at) {
-  return static_cast<double>(values[values.size() == group ? at % group : at]);
+// Gamma or beta of a norm: as many values as the row, or as a part of it that repeats (a head, even
+// where a fault norms whole rows).
+double norm_value(const std::vector<float>& values, size_t at) {
+  return static_cast<double>(values[at % values.size()]);
 }
 
 void norm(const Job& job) {
@@ -78,8 +79,8 @@ void norm(const Job& job) {
       const double factor = norm_factor(job.step, squares / static_cast<double>(n));
       for (size_t i = 0; i < n; ++i) {
         y[i] = (x[i] - mean) * factor;
-        if (!gamma.empty() && job.step.use_gamma) y[i] *= norm_value(gamma, n, first + i);
-        if (!beta.empty()) y[i] += norm_value(beta, n, first + i);
+        if (!gamma.empty() && job.step.use_gamma) y[i] *= norm_value(gamma, first + i);
+        if (!beta.empty()) y[i] += norm_value(beta, first + i);
       }
     }
 }

@@ -52,6 +52,17 @@ TEST(Referee, RmsNorm) {
   EXPECT_DOUBLE_EQ(run(step, {{3, 4}}, {2}, 1, 2)[1], 4 * factor);
 }
 
+// A weight of one head, in a run that norms the whole row: a fault that must stay inside the
+// weight.
+TEST(Referee, WeightOfAHeadRepeatsInANormOfTheRow) {
+  Step step{.op = Op::RmsNorm, .name = "n", .width = 4, .weight = weight_of({2, 3}, 1)};
+  step.group = 2;
+  const auto heads = run(step, {{3, 4, 3, 4}}, {4}, 1, 4);
+  step.group = 4;
+  const auto row = run(step, {{3, 4, 3, 4}}, {4}, 1, 4);
+  for (size_t i = 0; i < 4; ++i) EXPECT_DOUBLE_EQ(row[i], heads[i]);
+}
+
 // Rows of the weight are outputs; more rows than one tile of inputs.
 TEST(Referee, MatMul) {
   Step step{.op = Op::MatMul, .name = "m", .width = 2, .weight = weight_of({1, 2, 3, 4, 5, 6}, 2)};
