@@ -349,8 +349,11 @@ std::vector<Finding> compare_models(const Side& baseline, const Side& candidate,
   compare_tokenizers(*baseline.model, *candidate.model, findings);
   compare_weights(baseline, candidate, threads, findings);
   // What changes the function before what rounding explains.
-  std::ranges::stable_partition(findings,
-                                [](const Finding& f) { return f.reason != "weights.rounding"; });
+  const auto is_rounding = [](const Finding& f) { return f.reason == "weights.rounding"; };
+  std::vector<Finding> rounding;
+  std::ranges::copy_if(findings, std::back_inserter(rounding), is_rounding);
+  std::erase_if(findings, is_rounding);
+  std::ranges::move(rounding, std::back_inserter(findings));
   return findings;
 }
 
