@@ -197,7 +197,7 @@ TEST(FalseLeads, AnotherWrappingOfThePrompt) {
       std::string::npos);
   // Another text is no other wrapping.
   const auto other = compare_runs(raw, {.decode = 2, .tokens = encoded("Tom was a little boy.")});
-  EXPECT_EQ(other.findings[0].reason, "tokens.different");
+  EXPECT_EQ(first_finding(other).reason, "tokens.different");
 }
 
 // The best next token of one side against a whole decoded sentence of the other.
@@ -219,8 +219,8 @@ TEST(FalseLeads, ATokenAgainstASentence) {
     EXPECT_TRUE(result.steps.empty());
     EXPECT_FALSE(result.price);
     ASSERT_EQ(result.findings.size(), 1U);
-    EXPECT_EQ(result.findings[0].reason, "tokens.different");
-    EXPECT_EQ(result.findings[0].side, "undecided");
+    EXPECT_EQ(first_finding(result).reason, "tokens.different");
+    EXPECT_EQ(first_finding(result).side, "undecided");
     EXPECT_NE(result.why.find(
                   fmt::format("the same up to position {}, then one side ends", prompt.size() + 1)),
               std::string::npos)
@@ -251,10 +251,10 @@ TEST(FalseLeads, TheReferenceIsTheCoarseSide) {
       EXPECT_TRUE(wrong_steps(result).empty());
       EXPECT_EQ(result.measured, result.of);
       ASSERT_EQ(result.findings.size(), 1U);
-      EXPECT_EQ(result.findings[0].kind, "arithmetic");
-      EXPECT_EQ(result.findings[0].reason, "arithmetic.int8_per_256");
-      EXPECT_EQ(result.findings[0].side, exchanged ? "candidate" : "baseline");
-      EXPECT_NE(result.findings[0].text.find(declared ? "declared" : "tightest"),
+      EXPECT_EQ(first_finding(result).kind, "arithmetic");
+      EXPECT_EQ(first_finding(result).reason, "arithmetic.int8_per_256");
+      EXPECT_EQ(first_finding(result).side, exchanged ? "candidate" : "baseline");
+      EXPECT_NE(first_finding(result).text.find(declared ? "declared" : "tightest"),
                 std::string::npos);
       // What it costs, and where: behind the row with the large value, not before it.
       ASSERT_TRUE(result.price);
@@ -318,6 +318,7 @@ TEST(FalseLeads, AnEpsilonThatNoCosineShows) {
   const auto result = compare_sides(a, b);
   expect_faults(result, "candidate", {{"layer.0.attn.norm", "norm.epsilon"}},
                 {"layer.0.attn.norm"});
+  ASSERT_EQ(faults_of(result).size(), 1U);
   const auto& finding = *faults_of(result)[0];
   EXPECT_EQ(finding.parameters.at("expected"), "1e-06");
   EXPECT_EQ(finding.parameters.at("found"), "1e-05");
@@ -334,6 +335,7 @@ TEST(FalseLeads, AnEpsilonThatNoCosineShows) {
                  {"final.norm", "norm.epsilon"}},
                 {"layer.0.attn.norm", "layer.0.ffn.norm", "layer.1.attn.norm", "layer.1.ffn.norm",
                  "layer.2.attn.norm", "layer.2.ffn.norm", "final.norm"});
+  ASSERT_EQ(faults_of(all).size(), 3U);
   EXPECT_EQ(faults_of(all)[0]->layers, (std::vector<int>{0, 1, 2}));
 }
 
@@ -355,6 +357,7 @@ TEST(FalseLeads, ATransposedHead) {
     const auto result = compare_sides(first, second);
     expect_faults(result, exchanged ? "baseline" : "candidate", {{"logits", "weights.transposed"}},
                   {"logits"});
+    ASSERT_EQ(faults_of(result).size(), 1U);
     EXPECT_EQ(faults_of(result)[0]->position_count, run.tokens.size());
     EXPECT_LT(*faults_of(result)[0]->reproduced_to, 1e-5);
     EXPECT_EQ(row_of(result, "final.norm").total, 0);
@@ -405,6 +408,7 @@ TEST(FalseLeads, AHeadThatWasNotUploadedAndAttentionBehindPositionZero) {
                 {{"layer.1.attn.k_rope", "rope.missing"}, {"logits", "value.zero"}},
                 {"layer.1.attn.k_rope", "logits"});
   const auto faults = faults_of(result);
+  ASSERT_EQ(faults.size(), 2U);
   EXPECT_EQ(faults[0]->first_position, 1);
   EXPECT_EQ(faults[0]->position_count, fed.size() - 1);
   EXPECT_EQ(faults[1]->first_position, 0);

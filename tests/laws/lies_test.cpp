@@ -343,8 +343,8 @@ TEST(Lies, AStatisticThatIsNoDistance) {
               1e-4);
   const auto result = compare_sides(good, bad);
   EXPECT_EQ(wrong_steps(result), std::vector{step});
-  EXPECT_EQ(result.findings[0].reason, "value.order");
-  EXPECT_EQ(result.findings[0].side, "candidate");
+  EXPECT_EQ(first_finding(result).reason, "value.order");
+  EXPECT_EQ(first_finding(result).side, "candidate");
   EXPECT_GT(*row_of(result, step).total, 0.5);
 
   // Of statistics alone: the sketch sees it. Without sketches equal figures are no pass.
@@ -393,7 +393,7 @@ TEST(Lies, VacuousPass) {
     const auto result = compare_sides(a, b);
     EXPECT_EQ(result.verdict, Verdict::Different) << constant;
     EXPECT_EQ(wrong_steps(result), std::vector<std::string>{"logits"});
-    EXPECT_EQ(result.findings[0].side, "both");
+    EXPECT_EQ(first_finding(result).side, "both");
   }
 
   // Everything constant.
@@ -403,8 +403,8 @@ TEST(Lies, VacuousPass) {
   b.role = "candidate";
   const auto zeros = compare_sides(a, b);
   EXPECT_EQ(zeros.verdict, Verdict::Different);
-  EXPECT_EQ(zeros.findings[0].step, "embedding");
-  EXPECT_EQ(zeros.findings[0].reason, "value.zero");
+  EXPECT_EQ(first_finding(zeros).step, "embedding");
+  EXPECT_EQ(first_finding(zeros).reason, "value.zero");
 }
 
 // 12. A dump cut by printing: four decimals, and "..." for most of a row, were compared as if they
@@ -471,8 +471,8 @@ TEST(Lies, PositionsByTokenizingAgain) {
   for (const auto& refused :
        {compare_sides(side_of("baseline", {.decode = 0}), side), audit_side(side)}) {
     EXPECT_EQ(refused.verdict, Verdict::NotComparable);
-    EXPECT_EQ(refused.findings[0].reason, "tokens.missing");
-    EXPECT_EQ(refused.findings[0].side, "candidate");
+    EXPECT_EQ(first_finding(refused).reason, "tokens.missing");
+    EXPECT_EQ(first_finding(refused).side, "candidate");
   }
 }
 
@@ -493,6 +493,7 @@ TEST(Lies, SwapThatReachedNothing) {
   // nothing is left.
   auto right = found();
   ASSERT_TRUE(confirm(right, [&](const Model& m, const Plan& p) { return run_fast(m, p, fed); }));
+  ASSERT_EQ(right.findings.size(), 1U);
   ASSERT_TRUE(right.findings[0].confirmation);
   const auto& swap = *right.findings[0].confirmation;
   EXPECT_TRUE(swap.control);
@@ -531,8 +532,8 @@ TEST(Lies, NanOnBothSides) {
   const auto result = compare_sides(a, b);
   EXPECT_EQ(result.verdict, Verdict::Different);
   EXPECT_EQ(wrong_steps(result), std::vector<std::string>{"layer.2.ffn.glu"});
-  EXPECT_EQ(result.findings[0].side, "both");
-  EXPECT_EQ(result.findings[0].reason, "value.not_finite");
+  EXPECT_EQ(first_finding(result).side, "both");
+  EXPECT_EQ(first_finding(result).reason, "value.not_finite");
   ASSERT_TRUE(result.price);
   EXPECT_GT(result.price->not_finite, 0U);
   EXPECT_TRUE(std::isinf(result.price->kl_mean));
@@ -672,8 +673,8 @@ TEST(Lies, PathTakenForTheModel) {
   side.trace.provenance.model["sha256"] = std::string(64, 'a');
   for (const auto& result : {compare_sides(side_of("baseline", {}), side), audit_side(side)}) {
     EXPECT_EQ(result.verdict, Verdict::NotComparable);
-    EXPECT_EQ(result.findings[0].reason, "model.identity");
-    EXPECT_EQ(result.findings[0].side, "candidate");
+    EXPECT_EQ(first_finding(result).reason, "model.identity");
+    EXPECT_EQ(first_finding(result).side, "candidate");
     EXPECT_TRUE(result.steps.empty());
   }
   // The same file at another path, under another name.

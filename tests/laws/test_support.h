@@ -127,6 +127,12 @@ inline std::vector<const Finding*> faults_of(const Comparison& result) {
   return faults;
 }
 
+// The first finding; one that says nothing, where there is none.
+inline const Finding& first_finding(const Comparison& result) {
+  static const Finding none;
+  return result.findings.empty() ? none : result.findings.front();
+}
+
 inline const Finding* find_reason(const Comparison& result, const std::string& reason) {
   for (const auto& finding : result.findings)
     if (finding.reason == reason) return &finding;
