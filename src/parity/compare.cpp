@@ -7,6 +7,7 @@
 #include <set>
 
 #include "parity/parity.h"
+#include "parity/side_judge.h"
 
 namespace plumb {
 namespace {
@@ -119,6 +120,21 @@ Finding finding_of(const Replayer& replayer, const ReplayedStep& wrong, const st
   finding.edits.push_back(explanation.variant ? *explanation.variant
                                               : with_recorded_difference(replayer, wrong));
   finding.channels = channel_shares(wrong, 8);
+  return finding;
+}
+
+constexpr std::string_view kOtherPoint = "recorded at another point";
+
+// A step that the run computed right and that was recorded at another point: it has no verdict.
+Finding other_point_of(ReplayedStep& wrong, const std::string& side, std::string text) {
+  Finding finding;
+  finding.kind = "unmeasured";
+  finding.step = wrong.check.name;
+  finding.side = side;
+  finding.reason = "capture.point";
+  finding.text = std::move(text);
+  if (layer_of(finding.step) >= 0) finding.layers = {layer_of(finding.step)};
+  wrong.check.unmeasured = kOtherPoint;
   return finding;
 }
 
@@ -260,6 +276,9 @@ std::set<std::string> covered_by(const Comparison& result, const Plan& plan,
     for (const auto& name : check->segment)
       if (all || (last && *plan.find(name) > last_mix)) covered.insert(name);
   }
+  // What was recorded is not judged where it is another step's value.
+  for (const auto& row : result.steps)
+    if (row.*side && (row.*side)->unmeasured == kOtherPoint) covered.erase(row.name);
   return covered;
 }
 
@@ -364,6 +383,7 @@ void compare_blind(Comparison& result) {
   const auto& a = result.sides[0].trace;
   const auto& b = result.sides[1].trace;
   bool equal = !a.steps.empty();
+  std::string not_finite;  // the first step with values that are no numbers
   std::set<std::string> names;
   for (const auto* trace : {&a, &b})
     for (const auto& [name, step] : trace->steps) names.insert(name);
@@ -387,13 +407,18 @@ void compare_blind(Comparison& result) {
         read_row(*y, r, std::span(values_b).subspan(r * y->width(), y->width()));
       row.total_by_position = distances(x->positions, values_a, y->positions, values_b, x->width());
       row.total = largest(row.total_by_position);
+      const auto finite = [](double v) { return std::isfinite(v); };
+      const bool first = not_finite.empty() || step_order(name) < step_order(not_finite);
+      if (first && !x->elided && !y->elided &&
+          !(std::ranges::all_of(values_a, finite) && std::ranges::all_of(values_b, finite)))
+        not_finite = name;
       row.strata = strata_of_recorded(name, {x->positions, std::move(values_a)},
                                       {y->positions, std::move(values_b)}, x->width());
     }
     result.steps.push_back(std::move(row));
   }
   result.of = names.size();
-  if (equal) {
+  if (equal && not_finite.empty()) {
     result.verdict = Verdict::Same;
     result.measured = names.size();
     for (auto& row : result.steps) row.verdict = "same bits";
@@ -407,19 +432,32 @@ void compare_blind(Comparison& result) {
   finding.side = "undecided";
   finding.reason = "model.missing";
   finding.text =
-      "the values differ, and without the model nobody can say which side is right: give it with "
-      "--model FILE";
+      equal
+          ? fmt::format(
+                "every recorded value has the same bits on both sides, but {} has values "
+                "that are no numbers: give the model with --model FILE",
+                not_finite)
+          : "the values differ, and without the model nobody can say which side is right: give it "
+            "with --model FILE";
   result.findings.push_back(finding);
   result.verdict = Verdict::Unmeasured;
   result.why = finding.text;
+}
+
+// A wrong step is a fault, or was recorded at another point than its name says.
+void add_wrong(std::vector<Finding>& findings, SideJudge& judge, ReplayedStep& wrong,
+               const std::string& side) {
+  if (auto text = judge.take_for_other_point(wrong))
+    add_fault(findings, other_point_of(wrong, side, std::move(*text)));
+  else add_fault(findings, finding_of(judge.replayer(), wrong, side));
 }
 
 // Steps of both sides in the order of the plan.
 void replay_both(Comparison& result, Threads& threads, const Progress& progress) {
   const auto& a = result.sides[0];
   const auto& b = result.sides[1];
-  const Replayer replay_a(*a.model, a.plan, a.trace, threads);
-  const Replayer replay_b(*b.model, b.plan, b.trace, threads);
+  SideJudge judge_a(*a.model, a.plan, a.trace, threads);
+  SideJudge judge_b(*b.model, b.plan, b.trace, threads);
   // While everything so far has the same bits and is computed in the same way, one replay serves
   // both sides.
   bool identical = a.model->sha256 == b.model->sha256 && a.trace.tokens == b.trace.tokens &&
@@ -430,8 +468,13 @@ void replay_both(Comparison& result, Threads& threads, const Progress& progress)
     progress(i, a.plan.steps.size());
     identical = identical && same_bytes(a.trace.find(name), b.trace.find(name)) &&
                 a.trace.arithmetic_of(name) == b.trace.arithmetic_of(name);
-    const auto checked_a = replay_a.check(i);
-    const auto other = identical ? ReplayedStep{} : replay_b.check(i);
+    auto checked_a = judge_a.check(i);
+    auto other = identical ? ReplayedStep{} : judge_b.check(i);
+    if (checked_a.check.wrong())
+      add_wrong(result.findings, judge_a, checked_a, identical ? "both" : "baseline");
+    if (identical && !checked_a.check.measured() && checked_a.check.unmeasured == kOtherPoint)
+      judge_b.leave_out(i);
+    if (!identical && other.check.wrong()) add_wrong(result.findings, judge_b, other, "candidate");
     const auto& checked_b = identical ? checked_a : other;
     StepRow row{.name = name,
                 .baseline = checked_a.check,
@@ -452,14 +495,6 @@ void replay_both(Comparison& result, Threads& threads, const Progress& progress)
     }
     row.strata = strata_of(checked_a, &checked_b);
     row.verdict = verdict_of(row, false);
-    if (identical && checked_a.check.wrong())
-      add_fault(result.findings, finding_of(replay_a, checked_a, "both"));
-    else {
-      if (checked_a.check.wrong())
-        add_fault(result.findings, finding_of(replay_a, checked_a, "baseline"));
-      if (checked_b.check.wrong())
-        add_fault(result.findings, finding_of(replay_b, checked_b, "candidate"));
-    }
     result.steps.push_back(std::move(row));
   }
 }
@@ -479,6 +514,31 @@ void find_positions(Comparison& result) {
     finding.position_count = differ.size();
     finding.phase = phase_of(differ, result.sides[0].trace.prompt);
   }
+}
+
+// The same name does not mean the same positions: a side may have the last one only.
+void note_positions(Comparison& result) {
+  const auto& a = result.sides[0].trace;
+  const auto& b = result.sides[1].trace;
+  size_t steps = 0;
+  for (const auto& [name, step] : a.steps) {
+    const auto* other = b.find(name);
+    if (other != nullptr && other->positions != step.positions) ++steps;
+  }
+  if (steps > 0)
+    result.notes.push_back(fmt::format(
+        "the sides recorded other positions of {} steps: only common ones are compared", steps));
+}
+
+// A run of one token passes with faults that it cannot show.
+void note_one_position(Comparison& result) {
+  if (result.positions != 1 ||
+      (result.verdict != Verdict::Same && result.verdict != Verdict::Explained))
+    return;
+  result.notes.emplace_back(
+      "one position was run: at position 0 nothing is rotated and attention has one key, so a "
+      "wrong "
+      "rotation, scale, mask, query, key or cache cannot show");
 }
 
 bool same_steps(const Plan& a, const Plan& b) {
@@ -516,6 +576,7 @@ Comparison compare(Side baseline, Side candidate, std::optional<NoiseFloor> floo
       return result;
     }
   }
+  note_positions(result);
   if (!a.model || !b.model) {
     compare_blind(result);
     result.price = price_of(a, b, floor);
@@ -540,6 +601,7 @@ Comparison compare(Side baseline, Side candidate, std::optional<NoiseFloor> floo
   }
   result.price = price_of(a, b, floor);
   conclude(result);
+  note_one_position(result);
   return result;
 }
 
@@ -559,10 +621,11 @@ Comparison audit(Side side, Threads& threads, const Progress& progress) {
     result.findings.push_back(std::move(finding));
   }
   if (result.findings.empty()) {
-    const Replayer replayer(*only.model, only.plan, only.trace, threads);
+    SideJudge judge(*only.model, only.plan, only.trace, threads);
     for (size_t i = 0; i < only.plan.steps.size(); ++i) {
       progress(i, only.plan.steps.size());
-      const auto checked = replayer.check(i);
+      auto checked = judge.check(i);
+      if (checked.check.wrong()) add_wrong(result.findings, judge, checked, only.role);
       StepRow row{.name = only.plan.steps[i].name,
                   .baseline = checked.check,
                   .candidate = {},
@@ -572,8 +635,6 @@ Comparison audit(Side side, Threads& threads, const Progress& progress) {
                   .verdict = {}};
       row.strata = strata_of(checked, nullptr);
       row.verdict = verdict_of(row, true);
-      if (checked.check.wrong())
-        add_fault(result.findings, finding_of(replayer, checked, only.role));
       result.steps.push_back(std::move(row));
     }
     count_coverage(result, only.plan);
@@ -581,6 +642,7 @@ Comparison audit(Side side, Threads& threads, const Progress& progress) {
     judge_coverage(result);
   }
   conclude(result);
+  note_one_position(result);
   return result;
 }
 

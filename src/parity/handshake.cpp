@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <span>
 
 #include "parity/parity.h"
 
@@ -23,6 +24,58 @@ bool doubled_start(const std::vector<Token>& longer, const std::vector<Token>& s
          std::equal(shorter.begin(), shorter.end(), longer.begin() + 1);
 }
 
+// The longest run of tokens that two prompts share: where it begins in each, and its length.
+struct SharedRun {
+  size_t in_a = 0, in_b = 0, length = 0;
+};
+SharedRun shared_run(std::span<const Token> a, std::span<const Token> b) {
+  constexpr size_t kMostPairs = size_t{1} << 26;  // half a second; a longer prompt has no such hint
+  SharedRun best;
+  if (a.empty() || b.size() > kMostPairs / a.size()) return best;
+  std::vector<size_t> above(b.size() + 1);  // runs that end at the token of a before, by b
+  std::vector<size_t> here(b.size() + 1);
+  for (size_t i = 0; i < a.size(); ++i) {
+    for (size_t j = 0; j < b.size(); ++j) {
+      here[j + 1] = a[i] == b[j] ? above[j] + 1 : 0;
+      if (here[j + 1] > best.length) best = {i + 1 - here[j + 1], j + 1 - here[j + 1], here[j + 1]};
+    }
+    std::swap(above, here);
+  }
+  return best;
+}
+
+std::string text_of(const Side& side, std::span<const Token> tokens) {
+  constexpr size_t kMost = 32;
+  if (!side.model || !side.model->tokenizer || tokens.empty()) return {};
+  std::string text;
+  for (const Token token : tokens.first(std::min(kMost, tokens.size())))
+    for (const char c : side.model->tokenizer->piece(token))
+      text += c == '\n' ? "\\n" : static_cast<unsigned char>(c) < 32 ? "?" : std::string(1, c);
+  return fmt::format(" (\"{}\"{})", text, tokens.size() > kMost ? "…" : "");
+}
+
+// The same text in another template: most of the shorter prompt stands in the longer one, farther
+// behind.
+std::optional<Finding> compare_wrapping(const Side& a, const Side& b) {
+  const bool a_is_longer = a.trace.prompt > b.trace.prompt;
+  const auto& longer = a_is_longer ? a : b;
+  const auto& shorter = a_is_longer ? b : a;
+  const auto outer = std::span(longer.trace.tokens).first(longer.trace.prompt);
+  const auto inner = std::span(shorter.trace.tokens).first(shorter.trace.prompt);
+  if (outer.size() == inner.size()) return {};
+  const auto run = shared_run(inner, outer);
+  if (run.length < 2 || 2 * run.length < inner.size() || run.in_b <= run.in_a) return {};
+  const auto behind = outer.subspan(run.in_b + run.length);
+  return not_comparable(
+      "tokens.wrapped", longer.role,
+      fmt::format("the prompts are wrapped differently: {} of the {} prompt tokens of the {} stand "
+                  "in the {}'s prompt, from position {} on in place of {}, with {} tokens before "
+                  "them{} and {} behind{} (another chat template, or none); nothing is aligned by "
+                  "cutting",
+                  run.length, inner.size(), shorter.role, longer.role, run.in_b, run.in_a, run.in_b,
+                  text_of(longer, outer.first(run.in_b)), behind.size(), text_of(longer, behind)));
+}
+
 std::optional<Finding> compare_tokens(const Side& a, const Side& b) {
   const auto& x = a.trace.tokens;
   const auto& y = b.trace.tokens;
@@ -38,6 +91,7 @@ std::optional<Finding> compare_tokens(const Side& a, const Side& b) {
                                       "against {}; nothing is aligned by cutting",
                                       x[0], side.role, x.size(), y.size()));
   }
+  if (auto wrapped = compare_wrapping(a, b)) return wrapped;
   const size_t common = std::min(x.size(), y.size());
   const size_t first = static_cast<size_t>(
       std::mismatch(x.begin(), x.begin() + static_cast<ptrdiff_t>(common), y.begin()).first -

@@ -206,8 +206,8 @@ std::string listed(const std::set<T>& numbers) {
 }
 
 // Rounding errors neither follow the values, as a factor does, nor are they the same at every
-// position, as a bias is. The share of their square that the best factor, or the mean over the
-// positions, accounts for.
+// position, as a bias is, nor alike in neighbouring channels. The share of their square that the
+// best factor, the mean over the positions, or the error of the channel before accounts for.
 bool look_random(const ReplayedStep& wrong) {
   constexpr double kMostOfIt = 0.5;
   const size_t rows = wrong.check.positions.size();
@@ -215,6 +215,8 @@ bool look_random(const ReplayedStep& wrong) {
   double cross = 0;
   double own = 0;
   double constant = 0;
+  double alike = 0;
+  std::vector<double> before(rows);
   for (size_t i = 0; i < wrong.width; ++i) {
     double sum = 0;
     for (size_t r = 0; r < rows; ++r) {
@@ -225,9 +227,13 @@ bool look_random(const ReplayedStep& wrong) {
       cross += error * right;
       own += right * right;
       sum += error;
+      alike += error * before[r];
+      before[r] = error;
     }
     constant += sum * sum / static_cast<double>(rows);
   }
+  constexpr size_t kManyValues = 64;  // of fewer, errors may look alike by chance
+  if (wrong.width * rows >= kManyValues && std::fabs(alike) > kMostOfIt * all) return false;
   const bool follows = own > 0 && cross * cross / own > kMostOfIt * all;
   return !follows && (rows < 4 || constant <= kMostOfIt * all);
 }

@@ -1,8 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
-// One test for each way in which an instrument of this kind has lied.
+// What must hold of the instrument itself, law by law. (In which ways such tools have lied:
+// lies_test.cpp.)
+//
+//   observer on = observer off            EveryBackend.ObservingChangesNoBit
+//   the same bits, any number of threads  EveryBackend.AnyNumberOfThreadsGivesTheSameBits
+//   compare(x, x) is exactly zero         Laws.AModelAgainstItselfIsTheSameAndExactlyZero
+//   a broken side never passes            Laws.ABrokenSideNeverPasses,
+//   Laws.AnEmptyTraceNeverPasses,
+//                                         Laws.OneNanIsFound, Laws.OtherTokensAreNotComparable
+//   a switch that engages nothing         Laws.ASwitchThatEngagesNothingIsAnError
+//   a missing step is unmeasured          Laws.AMissingPartIsUnmeasured, Lies.MissingStage
+//   neither side is right by birth        Lies.WrongSideCalledTheReference,
+//                                         Laws.WhichSideIsFirstChangesNoVerdict, Faults.*
+//   replay with no change is zero         Laws.ReplayOfTheRefereeIsExactlyZero,
+//                                         Lies.SwapThatReachedNothing (the control)
+//   equivalent rewrites are no faults     Laws.EquivalentRunsAreNeverCalledWrong,
+//                                         EveryBackend.AnySplitOfThePrefillGivesTheSameBits,
+//                                         Laws.SumsInAnotherOrderAreNeverCalledWrong
+//   every fault is found at its step      Faults.*, tests/cli/self_test.test
+//   one that is in no catalogue, too      Laws.AFaultOutsideTheCatalogueIsLocated
+//   the exit code agrees with the text    tests/cli/verdicts.test
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "tests/laws/test_support.h"
 
@@ -122,6 +143,26 @@ TEST(Laws, EquivalentRunsAreNeverCalledWrong) {
       }
 }
 
+// Every product of a run summed up in float backwards, and in two halves: what another kernel does.
+TEST(Laws, SumsInAnotherOrderAreNeverCalledWrong) {
+  const std::vector<Token> tokens = {52, 257, 333, 78, 71, 221};
+  for (const size_t parts : {1, 16}) {
+    const Product backwards = [parts](std::span<const float> weights, std::span<const double> x) {
+      std::vector<float> sums(parts, 0.0F);
+      for (size_t i = x.size(); i-- > 0;) sums[i % parts] += weights[i] * static_cast<float>(x[i]);
+      return static_cast<double>(std::accumulate(sums.begin(), sums.end(), 0.0F));
+    };
+    auto other = run_by_hand("candidate", tiny_model(), tokens, "int8/32", backwards);
+    const auto result =
+        compare_sides(side_of("baseline", {.decode = 0, .tokens = tokens, .fed = tokens}), other);
+    EXPECT_EQ(result.verdict, Verdict::Same) << parts << ": " << result.why;
+    EXPECT_EQ(result.measured, result.of);
+    EXPECT_GT(*row_of(result, "logits").total, 0);  // other bits
+    other.trace.provenance.arithmetic.clear();
+    EXPECT_EQ(audit_side(other).verdict, Verdict::Explained) << parts;
+  }
+}
+
 // int8 activations against double precision: the same function, with a named and priced loss.
 TEST(Laws, CpuAgainstRefereeIsExplained) {
   const auto fed = greedy_tokens();
@@ -177,6 +218,79 @@ TEST(Laws, AnEmptyTraceNeverPasses) {
   EXPECT_EQ(audit(a, threads, [](size_t, size_t) {}).verdict, Verdict::Unmeasured);
   a.model = b.model = nullptr;
   EXPECT_NE(compare(a, b, {}, threads, [](size_t, size_t) {}).verdict, Verdict::Same);
+}
+
+// One side is broken in a way that dumps are broken: with the model or without, alone or beside a
+// good run, on either side, it is no pass.
+TEST(Laws, ABrokenSideNeverPasses) {
+  const std::vector<Token> fed = {52, 257, 333, 78, 71, 221};
+  const RunOf run{.decode = 0, .tokens = fed, .fed = fed};
+  const auto sound = side_of("baseline", run);
+  const auto rename = [](Trace& trace, const std::string& from, const std::string& to) {
+    auto step = trace.steps.extract(from);
+    step.key() = to;
+    trace.steps.insert(std::move(step));
+  };
+  const std::vector<std::pair<std::string, std::function<void(Trace&)>>> ways = {
+      {"no steps", [](Trace& t) { t.steps.clear(); }},
+      {"a step less", [](Trace& t) { t.steps.erase("logits"); }},
+      {"the last rows cut off",
+       [](Trace& t) {
+         for (auto& [name, step] : t.steps) keep_rows(step, 0, step.positions.size() - 2);
+       }},
+      {"one step cut off", [](Trace& t) { keep_rows(t.steps.at("layer.3.ffn.norm"), 0, 2); }},
+      {"rows cut to half their width",
+       [](Trace& t) {
+         auto& step = t.steps.at("layer.1.ffn.act");
+         step.view.shape[1] /= 2;
+         step.view.bytes = step.view.bytes.first(step.view.bytes.size() / 2);
+       }},
+      {"a step under another one's name",
+       [&](Trace& t) {
+         t.steps.erase("layer.0.ffn.gate");
+         rename(t, "layer.0.ffn.up", "layer.0.ffn.gate");
+       }},
+      {"two steps exchanged",
+       [&](Trace& t) {
+         rename(t, "layer.0.attn.norm", "x");
+         rename(t, "layer.0.ffn.norm", "layer.0.attn.norm");
+         rename(t, "x", "layer.0.ffn.norm");
+       }},
+      {"an unknown name", [&](Trace& t) { rename(t, "logits", "output"); }},
+      {"every value NaN",
+       [](Trace& t) {
+         for (const auto& [name, step] : std::map(t.steps))
+           change_values(t, name, [](double) { return NAN; });
+       }},
+      {"logits NaN", [](Trace& t) { change_values(t, "logits", [](double) { return NAN; }); }},
+      {"an infinite value",
+       [](Trace& t) {
+         size_t at = 0;
+         change_values(t, "layer.1.ffn.up", [&](double x) { return at++ == 700 ? INFINITY : x; });
+       }},
+      {"no tokens", [](Trace& t) { t.tokens.clear(); }},
+      {"another token", [](Trace& t) { t.tokens[4] = t.tokens[4] == 9 ? 10 : 9; }},
+      {"a token less", [](Trace& t) { t.tokens.pop_back(); }},
+      {"another prompt", [](Trace& t) { t.prompt -= 1; }},
+  };
+  const auto passes = [](const Comparison& result) {
+    return result.verdict == Verdict::Same || result.verdict == Verdict::Explained;
+  };
+  for (const auto& [what, damage] : ways)
+    for (const bool with_model : {true, false}) {
+      auto good = sound;
+      auto bad = sound;
+      bad.role = "candidate";
+      damage(bad.trace);
+      if (!with_model) good.model = bad.model = nullptr;
+      EXPECT_FALSE(passes(compare_sides(good, bad))) << what << ", model " << with_model;
+      std::swap(good.role, bad.role);
+      EXPECT_FALSE(passes(compare_sides(bad, good))) << what << ", exchanged, model " << with_model;
+      // By itself a run with another prompt is sound; no file has more rows than tokens.
+      if (with_model && what != "another prompt" && what != "a token less") {
+        EXPECT_FALSE(passes(audit_side(bad))) << what << ", alone";
+      }
+    }
 }
 
 // A trace whose values were overwritten in place: one NaN anywhere must be found at its step.
@@ -322,6 +436,45 @@ TEST(Laws, UnknownArithmeticIsUnmeasured) {
     Threads threads(1);
     EXPECT_EQ(audit(side, threads, [](size_t, size_t) {}).verdict, Verdict::Unmeasured);
   }
+}
+
+// A fault that nobody has thought of is found at its step all the same, with clues and no name.
+TEST(Laws, AFaultOutsideTheCatalogueIsLocated) {
+  const auto model = tiny_model();
+  const Plan plan = make_plan(*model);
+  const auto fed = greedy_tokens();
+  const auto wave = [](int32_t position, size_t channel, double x) {
+    return x + 0.02 * std::sin(static_cast<double>(channel) * 0.7 + position);
+  };
+  const auto squashed = [](int32_t, size_t, double x) { return 3 * std::tanh(x / 3); };
+  for (const char* step : {"embedding", "layer.0.attn.k_rope", "layer.1.attn.mix",
+                           "layer.2.ffn.act", "layer.3.residual", "logits"})
+    for (const auto& [what, fault] :
+         {std::pair<const char*, decltype(Quirk::value)>("wave", wave), {"squashed", squashed}}) {
+      if (std::string(what) == "squashed" && std::string(step) != "layer.1.attn.mix" &&
+          std::string(step) != "logits")
+        continue;
+      Plan broken = plan;
+      broken.steps[*plan.find(step)].quirk = std::make_shared<const Quirk>(Quirk{.value = fault});
+      const auto backend = backend_of("best");
+      Threads threads(2);
+      const RunSetup setup{*model, broken, *backend, threads};
+      auto writer =
+          TraceWriter::to_memory("t", plan_trace(setup, fed, story_tokens().size(), {}, {}).value())
+              .value();
+      ASSERT_TRUE(record(setup, fed, story_tokens().size(), *writer));
+      const Side side{"candidate", "t", model, plan, writer->finish_in_memory().value()};
+      const auto result = compare_sides(side_of("baseline", {.fed = fed}), side);
+      EXPECT_EQ(result.verdict, Verdict::Different) << step << " " << what;
+      EXPECT_EQ(wrong_steps(result), std::vector<std::string>{step}) << what;
+      ASSERT_EQ(faults_of(result).size(), 1U);
+      const auto& finding = *faults_of(result)[0];
+      EXPECT_EQ(finding.kind, "unexplained") << step << " " << what << ": " << finding.reason;
+      EXPECT_EQ(finding.reason, "unexplained");
+      EXPECT_EQ(finding.side, "candidate");
+      EXPECT_TRUE(finding.clues.contains("wrong_values"));
+      EXPECT_TRUE(finding.clues.contains("worst"));
+    }
 }
 
 TEST(Laws, ASwitchThatEngagesNothingIsAnError) {
