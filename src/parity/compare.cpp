@@ -6,6 +6,7 @@
 #include <cstring>
 #include <set>
 
+#include "backends/referee/rounding.h"
 #include "parity/parity.h"
 #include "parity/side_judge.h"
 
@@ -153,18 +154,28 @@ void add_fault(std::vector<Finding>& findings, Finding finding) {
   findings.push_back(std::move(finding));
 }
 
+// "int8/256" as "int8_per_256", "fp8e4m3" as it is.
+std::string per_what(std::string kind) {
+  const size_t slash = kind.find('/');
+  if (slash == std::string::npos) return kind;
+  return kind.substr(0, slash) + "_per_" +
+         kind.substr(slash + 1, kind.find('/', slash + 1) - slash - 1);
+}
+
+constexpr std::string_view kWeights = "weights ";
+constexpr std::string_view kAttention = "attention ";
+
 std::string arithmetic_reason(const std::string& kind) {
-  std::string name = kind;
-  if (name.ends_with("/hadamard")) return "arithmetic.attention_int8_turned";
-  if (name == "f16/table") return "arithmetic.gelu_f16_table";
-  if (name == "attention f16/flash") return "arithmetic.attention_f16_flash";
-  if (name.starts_with("attention "))
-    return "arithmetic.attention_" + name.substr(10, name.find('/') - 10);
-  const size_t slash = name.find('/');
-  if (slash != std::string::npos)
-    name = name.substr(0, slash) + "_per_" +
-           name.substr(slash + 1, name.find('/', slash + 1) - slash - 1);
-  return "arithmetic." + name;
+  if (kind == "f16/table") return "arithmetic.gelu_f16_table";
+  if (kind == "attention f16/flash") return "arithmetic.attention_f16_flash";
+  if (kind.starts_with(kAttention)) {
+    const auto type = kind.substr(kAttention.size());
+    return "arithmetic.attention_" + type.substr(0, type.find('/')) +
+           (type.ends_with("/hadamard") ? "_turned" : "");
+  }
+  if (kind.starts_with(kWeights))
+    return "arithmetic.weights_" + per_what(kind.substr(kWeights.size()));
+  return "arithmetic." + per_what(kind.substr(0, kind.find(',')));
 }
 
 std::string kind_text(const std::string& kind) {
@@ -173,10 +184,11 @@ std::string kind_text(const std::string& kind) {
     return "half precision in attention: queries, keys, values, and the sum of the mix (flash "
            "attention)";
   if (kind.ends_with("/hadamard"))
-    return "int8 in attention: queries, keys and values turned by a Hadamard matrix, one scale per "
-           "32";
-  if (kind.starts_with("attention "))
-    return kind.substr(10) + " in attention: queries, keys, values";
+    return kind.substr(kAttention.size(), kind.find('/') - kAttention.size()) +
+           " in attention: queries, keys and values turned by a Hadamard matrix, one scale per 32";
+  if (kind.starts_with("attention fp8")) return kind.substr(kAttention.size()) + " keys and values";
+  if (kind.starts_with(kAttention))
+    return kind.substr(kAttention.size()) + " in attention: queries, keys, values";
   return kind;
 }
 
@@ -189,14 +201,17 @@ std::string lossy_kind(const StepCheck& check, const Plan& plan) {
       return op(plan.steps[*plan.find(name)].op);
     });
   };
+  const bool product = holds([](Op op) { return is_product(op); });
+  const bool scaled = product && referee::is_scaled(a.weights);
+  const auto weights = scaled ? std::string(kWeights) + a.weights : std::string();
+  if (product && referee::is_scaled(a.activations))
+    return a.activations + (scaled ? ", " + weights : "");
+  if (scaled) return weights;
   if (is_short(a.inside)) return a.inside;
   if (is_short(a.attention) && holds([](Op op) { return op == Op::Scores || op == Op::Mix; }))
     return "attention " + a.attention;
   if (is_short(a.functions) && holds([](Op op) { return op == Op::GeluTanh || op == Op::GeluErf; }))
     return a.functions;
-  const bool product = std::ranges::any_of(check.segment, [&](const std::string& name) {
-    return is_product(plan.steps[*plan.find(name)].op);
-  });
   if (product && is_short(a.activations)) return a.activations;
   return is_short(a.output) ? a.output : std::string();
 }

@@ -222,6 +222,7 @@ struct Turned {
 Turned turned_heads(const Job& job, size_t input, size_t turn) {
   if (!referee::turns_first(job.arithmetic.attention)) return {};
   const size_t d = job.step.attention.head_dim;
+  const double steps = input == 1 && job.arithmetic.attention.starts_with("q4_0") ? 8 : 127;
   std::vector<double> values(job.inputs[input].value.begin(), job.inputs[input].value.end());
   referee::turn_hadamard(values, turn);
   Turned out;
@@ -233,7 +234,7 @@ Turned turned_heads(const Job& job, size_t input, size_t turn) {
       squares += values[i] * values[i];
     }
     out.usual.push_back(std::sqrt(squares / static_cast<double>(d)));
-    out.step.push_back(largest / 127);
+    out.step.push_back(largest / steps);
   }
   return out;
 }
@@ -310,7 +311,7 @@ double mix_rounding(const Job& job, double seen, double squares, double y) {
   const double half = kind == "bf16" ? 0x1p-8 : 0x1p-11;
   if (kind == "f16/flash") return sum_bound(2 * seen, squares, y, half) + 0x1p-25;
   const double own = sum_bound(seen, squares, y, job.u.accumulate);
-  if (kind == "f32" || job.inputs[0].bound.empty() || kind.starts_with("int8")) return own;
+  if ((kind != "f16" && kind != "bf16") || job.inputs[0].bound.empty()) return own;
   return own + kSigmas * kUniform * 2 * half * std::sqrt(squares) + 0x1p-25;
 }
 
@@ -577,10 +578,9 @@ double matmul_bound(const Step& step, std::span<const float> weight_row, std::sp
     }
   }
   // The weights of block types are products of scales themselves: two roundings more for each term.
-  const double own =
-      sum_bound(static_cast<double>(n), squares, product, u.accumulate) +
-      (is_quantized(step.weight->dtype) ? kSigmas * kUniform * 2 * u.accumulate * std::sqrt(squares)
-                                        : 0);
+  const bool scaled = is_quantized(step.weight->dtype) || referee::is_scaled(arithmetic.weights);
+  const double own = sum_bound(static_cast<double>(n), squares, product, u.accumulate) +
+                     (scaled ? kSigmas * kUniform * 2 * u.accumulate * std::sqrt(squares) : 0);
   double rounding = 0;
   if (deviation) {
     std::vector<double> sigma(n);

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 #include <set>
 
@@ -45,6 +44,12 @@ std::vector<int32_t> unbroken(std::vector<int32_t> positions) {
   return positions;
 }
 
+// A result that lies its bound away from the referee's is rounded at the size that it has there.
+void round_moved(const Arithmetic& arithmetic, std::vector<double>& bounds) {
+  const double unit = units_of(arithmetic).output;
+  for (double& bound : bounds) bound *= 1 + unit;
+}
+
 double l2(std::span<const double> values) {
   return std::sqrt(std::transform_reduce(values.begin(), values.end(), 0.0, std::plus{},
                                          [](double x) { return x * x; }));
@@ -63,8 +68,13 @@ struct Replayer::Evaluation {
 };
 
 Replayer::Replayer(const Model& model, const Plan& plan, const Trace& trace, Threads& threads)
-    : model_(model), plan_(plan), trace_(trace), threads_(threads) {
+    : model_(model),
+      plan_(plan),
+      trace_(trace),
+      threads_(threads),
+      weights_(model.config.architecture) {
   for (const auto& step : plan.steps) recorded_.push_back(trace.find(step.name));
+  // ggml's names of its blocks.
   kv_cache_ = trace.provenance.kv_cache == "q8_0" ? "int8/32/f16scale" : trace.provenance.kv_cache;
   for (size_t i = 0; i < plan.steps.size(); ++i)
     supported_.push_back(is_input(i) ? recorded_[i]->positions
@@ -179,36 +189,45 @@ std::vector<BoundedValue> Replayer::inputs_of(const Step& step,
   return inputs;
 }
 
-// The step with its weights made the short type that the engine works in. Gemma's norms are stored
-// less 1 where that is done.
-Step Replayer::with_weights_as(const Step& step, const std::string& type) const {
-  if (type == "f32") return step;
-  const bool less_one = is_norm(step.op) && model_.config.architecture.starts_with("gemma");
-  const auto made = [&](const WeightPtr& weight) -> WeightPtr {
-    if (!weight || is_quantized(weight->dtype)) return weight;
-    const std::scoped_lock lock(made_mutex_);
-    auto& kept = made_[{weight, type}];
-    if (kept) return kept;
-    auto values = weight->values();
-    for (float& x : values) {
-      const double offset = less_one ? 1 : 0;
-      const double stored = static_cast<double>(x) - offset;
-      x = static_cast<float>(
-          (type == "f16" ? referee::round_to_f16(stored) : referee::round_to_bf16(stored)) +
-          offset);
-    }
-    auto copy = std::make_shared<Weight>(*weight);
-    copy->dtype = DType::F32;
-    copy->storage.resize(values.size() * sizeof(float));
-    std::memcpy(copy->storage.data(), values.data(), copy->storage.size());
-    copy->bytes = copy->storage;
-    kept = std::move(copy);
-    return kept;
+// The largest magnitude of what was multiplied together with the row: the whole prompt, or one
+// token.
+float Replayer::largest_input(size_t index, int32_t position) const {
+  const auto& recorded = *recorded_[index];
+  const auto together = [&](int32_t p) {
+    return static_cast<size_t>(position) < trace_.prompt ? static_cast<size_t>(p) < trace_.prompt
+                                                         : p == position;
   };
-  Step out = step;
-  out.weight = made(step.weight);
-  out.bias = made(step.bias);
-  return out;
+  std::vector<double> row(recorded.width());
+  float largest = 0;
+  for (size_t r = 0; r < recorded.positions.size(); ++r) {
+    if (!together(recorded.positions[r])) continue;
+    read_row(recorded, r, row);
+    largest = std::max(largest, referee::largest_magnitude(row));
+  }
+  return largest;
+}
+
+std::vector<referee::Undecided> Replayer::round_inputs(const Step& step, const std::string& kind,
+                                                       const std::vector<int32_t>& positions,
+                                                       BoundedValue& input) const {
+  const size_t n = step.weight->columns;  // the inputs of an expert are a part of the row
+  std::optional<float> of_prompt;
+  std::vector<referee::Undecided> all;
+  for (size_t r = 0; r < input.rows; ++r) {
+    std::optional<float> largest;
+    if (referee::is_per_tensor(kind)) {
+      const bool in_prompt = static_cast<size_t>(positions[r]) < trace_.prompt;
+      largest = in_prompt && of_prompt ? of_prompt : largest_input(step.inputs[0], positions[r]);
+      if (in_prompt) of_prompt = largest;
+    }
+    for (size_t begin = 0; begin + n <= input.width; begin += n) {
+      const auto part = std::span(input.value).subspan(r * input.width + begin, n);
+      for (const auto& value : referee::undecided_values(kind, part, largest))
+        all.push_back({r, begin + value.column, value.step});
+      referee::round_row(kind, part, largest);
+    }
+  }
+  return all;
 }
 
 BoundedValue Replayer::evaluate(size_t index, const std::vector<int32_t>& positions,
@@ -246,8 +265,22 @@ BoundedValue Replayer::evaluate(size_t index, const std::vector<int32_t>& positi
 BoundedValue Replayer::evaluate_plain(size_t index, const Step& as,
                                       const std::vector<int32_t>& positions, Evaluation& how,
                                       size_t target) const {
-  const Step step = with_weights_as(as, how.attempt.arithmetic.inside);
-  const auto inputs = inputs_of(step, positions, how, target);
+  const auto arithmetic = arithmetic_for(index, how, target);
+  const auto made = weights_.of(as, how.attempt.arithmetic.inside, arithmetic.weights, threads_);
+  const Step& step = made.step;
+  auto inputs = inputs_of(step, positions, how, target);
+  const bool inexact = !inputs.empty() && !inputs[0].bound.empty();
+  // Where only the size of the rounding is known, the unrounded product is the centre. Inputs that
+  // are known within a bound are rounded, and the deviation covers those that fall to the next
+  // step.
+  bool unrounded = !is_product(step.op) || (how.attempt.deviation && !inexact);
+  if (!unrounded && !inexact && referee::is_scaled(arithmetic.activations)) {
+    const auto undecided = round_inputs(step, arithmetic.activations, positions, inputs[0]);
+    if (!undecided.empty()) inputs[0].bound.assign(inputs[0].value.size(), 0.0);
+    for (const auto& value : undecided)
+      inputs[0].bound[value.row * inputs[0].width + value.column] = value.step;
+    unrounded = true;  // nothing is left to round
+  }
   std::vector<referee::Matrix> matrices;
   for (const auto& input : inputs) matrices.push_back(input.matrix());
   std::vector<Token> tokens;
@@ -262,12 +295,6 @@ BoundedValue Replayer::evaluate_plain(size_t index, const Step& as,
   BoundedValue out{
       .value = {}, .bound = {}, .rows = positions.size(), .width = row_width(step, rows.keys)};
   out.value.resize(out.rows * out.width);
-  const auto arithmetic = arithmetic_for(index, how, target);
-  const bool inexact = !inputs.empty() && !inputs[0].bound.empty();
-  // Where only the size of the rounding is known, the unrounded product is the centre. Inputs that
-  // are known within a bound are rounded, and the deviation covers those that fall to the next
-  // step.
-  const bool unrounded = !is_product(step.op) || (how.attempt.deviation && !inexact);
   const referee::Rounding rounding{.activations = unrounded ? "f32" : arithmetic.activations,
                                    .kv_cache = cache_of(how.attempt.arithmetic),
                                    .attention = arithmetic.attention,
@@ -277,6 +304,9 @@ BoundedValue Replayer::evaluate_plain(size_t index, const Step& as,
   if (how.want_bounds)
     out.bound = error_bound(step, inputs, rows, out.value, arithmetic,
                             how.attempt.deviation || inexact, threads_);
+  if (how.want_bounds && made.undecided)
+    made.allow_undecided(inputs[0], step.op == Op::ExpertMatMul ? &inputs[1] : nullptr, out.bound);
+  round_moved(arithmetic, out.bound);
   if (how.want_bounds && step.op == Op::Add)
     allow_other_orders(step, positions, inputs, units_of(arithmetic).output, how, target, out);
   return out;
@@ -340,8 +370,9 @@ void Replayer::add_attention(size_t index, std::vector<Attempt>& list) const {
   const bool gelu = holds([](Op op) { return op == Op::GeluTanh || op == Op::GeluErf; });
   std::vector<std::pair<std::string, std::string>> ways;  // attention, functions
   if (attention)
-    for (const char* kind : {"f16", "bf16", "f16/flash", "int8/32/f16scale/even",
-                             "int8/32/f16scale", "int8/32/f16scale/even/hadamard"}) {
+    for (const char* kind :
+         {"f16", "bf16", "f16/flash", "int8/32/f16scale/even", "int8/32/f16scale",
+          "int8/32/f16scale/even/hadamard", "q4_0", "q4_0/hadamard", "fp8e4m3", "fp8e5m2"}) {
       const bool turned = referee::turns_first(kind);
       if (turned && plan_.steps[index].attention.head_dim % referee::kValueTurn != 0) continue;
       const bool fits =
@@ -393,9 +424,55 @@ std::vector<Replayer::Attempt> Replayer::declared_attempts(size_t index,
   return list;
 }
 
+// Products of values and weights that were scaled to 8 bits for the tensor, the row or blocks of
+// 128. An engine multiplies so throughout: what explained a step before comes first.
+std::vector<Replayer::Attempt> Replayer::coarse_attempts(size_t index, bool all) const {
+  // Products whose inputs were recorded, and what is added to them. The last product of a model
+  // stays as it is in such engines.
+  const Step* product = nullptr;
+  for (const size_t at : segment_of(index)) {
+    const auto& step = plan_.steps[at];
+    if (!is_product(step.op)) continue;
+    if (!is_input(step.inputs[0]) || step.name == "logits") return {};
+    product = &step;
+  }
+  if (product == nullptr) return {};
+  const DType dtype = product->weight->dtype;
+  std::string output = "f32";
+  for (const char* type : {"f16", "bf16"})
+    if (is_made_of(index, type)) output = type;
+  // Weights of another type than the values were made theirs first.
+  const std::string file(info(dtype).short_name);
+  const std::string inside = is_quantized(dtype) || file == output ? "f32" : output;
+  std::vector<Arithmetic> known;
+  {
+    const std::scoped_lock lock(coarse_mutex_);
+    known = coarse_found_;
+  }
+  std::vector<Attempt> list;
+  std::vector<Attempt> others;
+  for (const std::string type : {"int8", "fp8e4m3", "fp8e5m2"}) {
+    std::vector<std::string> kinds = {type + "/row", type + "/tensor", type + "/128"};
+    kinds.insert(kinds.begin(), "f32");
+    for (const auto& weights : kinds)
+      for (const auto& activations : kinds) {
+        if (weights == "f32" && activations == "f32") continue;
+        // Weights of blocks are not made 8 bits once more.
+        if (weights != "f32" && is_quantized(dtype)) continue;
+        Arithmetic arithmetic{weights == "f32" ? file : weights, activations, "f32", output};
+        arithmetic.inside = inside;
+        const bool before = std::ranges::find(known, arithmetic) != known.end();
+        (before ? list : others).push_back({arithmetic, false, false});
+      }
+  }
+  if (all) list.insert(list.end(), others.begin(), others.end());
+  return list;
+}
+
 // Undeclared: what engines do, the tightest first. A short output type is only tried where the
-// values are numbers of that type.
-std::vector<Replayer::Attempt> Replayer::attempts(size_t index) const {
+// values are numbers of that type. `all_coarse`: 8-bit products too that no other step of the run
+// needed.
+std::vector<Replayer::Attempt> Replayer::attempts(size_t index, bool all_coarse) const {
   const auto& step = plan_.steps[index];
   if (const auto declared = trace_.arithmetic_of(step.name))
     return declared_attempts(index, *declared);
@@ -420,6 +497,7 @@ std::vector<Replayer::Attempt> Replayer::attempts(size_t index) const {
     list.push_back(inside_of(type));
   }
   add_attention(index, list);
+  std::ranges::move(coarse_attempts(index, all_coarse), std::back_inserter(list));
   if (blocks && segment.size() == 1)
     for (const char* kind : {"int8/32", "int8/256"})
       list.push_back({{weights, kind, "f32", "f32"}, true, false});
@@ -482,15 +560,17 @@ bool Replayer::is_seen(const Step& step, int32_t position, size_t channel) const
 
 // The bounds of those values of a MatMul that its cheap lower limit does not clear, in the order of
 // the values.
-std::vector<double> Replayer::lazy_matmul_bounds(const Step& step, const ReplayedStep& result,
+std::vector<double> Replayer::lazy_matmul_bounds(const RoundedStep& made,
+                                                 const ReplayedStep& result,
                                                  const BoundedValue& input,
                                                  const Attempt& attempt) const {
+  const Step& step = made.step;
   const size_t rows = result.check.positions.size();
   const size_t width = result.width;
   const size_t n = step.weight->columns;
-  std::vector<double> rounded = input.value;
-  for (size_t r = 0; r < rows; ++r)
-    referee::round_row(attempt.arithmetic.activations, std::span(rounded).subspan(r * n, n));
+  BoundedValue rounded = input;
+  const auto undecided =
+      round_inputs(step, attempt.arithmetic.activations, result.check.positions, rounded);
   std::vector<double> bounds(rows * width);
   threads_.run(width, 1, [&](size_t begin, size_t end) {
     std::vector<float> weight(n);
@@ -504,20 +584,27 @@ std::vector<double> Replayer::lazy_matmul_bounds(const Step& step, const Replaye
         if (!unpacked) dequantize(step.weight->dtype, step.weight->row(j), n, weight.data());
         unpacked = true;
         // The unrounded inputs give the size of the rounding, the rounded ones the size of the sum.
-        const auto x =
-            std::span<const double>(attempt.deviation ? input.value : rounded).subspan(r * n, n);
+        const auto x = std::span<const double>(attempt.deviation ? input.value : rounded.value)
+                           .subspan(r * n, n);
         bounds[at] = matmul_bound(step, weight, x, y, attempt.arithmetic, attempt.deviation);
+        for (const auto& value : undecided)
+          if (value.row == r)
+            bounds[at] +=
+                std::fabs(step.gain * static_cast<double>(weight[value.column])) * value.step;
       }
     }
   });
+  made.allow_undecided(rounded, nullptr, bounds);
+  round_moved(attempt.arithmetic, bounds);
   return bounds;
 }
 
-void Replayer::judge_values(ReplayedStep& result, const Step& step, const BoundedValue& value,
-                            const BoundedValue* input, const Attempt& attempt) const {
+void Replayer::judge_values(ReplayedStep& result, const RoundedStep& made,
+                            const BoundedValue& value, const BoundedValue* input,
+                            const Attempt& attempt) const {
   auto& check = result.check;
   const auto bounds =
-      value.bound.empty() ? lazy_matmul_bounds(step, result, *input, attempt) : value.bound;
+      value.bound.empty() ? lazy_matmul_bounds(made, result, *input, attempt) : value.bound;
   const auto& recorded = *recorded_[check.step];
   if (recorded.elided) result.left_out.assign(result.recorded.size(), false);
   check.local_by_position.assign(check.positions.size(), 0.0);
@@ -530,7 +617,7 @@ void Replayer::judge_values(ReplayedStep& result, const Step& step, const Bounde
     for (size_t i = 0; i < result.width; ++i) {
       const size_t at = r * result.width + i;
       const bool left_out = recorded.elided && std::isnan(result.recorded[at]);
-      if (left_out || !is_seen(step, check.positions[r],
+      if (left_out || !is_seen(made.step, check.positions[r],
                                i)) {  // Means nothing; nobody after this may look at it.
         if (left_out) result.left_out[at] = true;
         result.recorded[at] = result.referee[at] = 0;
@@ -598,8 +685,8 @@ ReplayedStep Replayer::judge(size_t index, const Attempt& attempt, std::vector<i
   result.referee = value.value;
   result.recorded = read(index, check.positions).value;
   const bool replaced = how.variant && how.variant->first == index;
-  const Step judged =
-      with_weights_as(replaced ? how.variant->second : plain, attempt.arithmetic.inside);
+  const auto judged = weights_.of(replaced ? how.variant->second : plain, attempt.arithmetic.inside,
+                                  attempt.arithmetic.weights, threads_);
   std::optional<BoundedValue> input;
   if (lazy) input = read(plain.inputs[0], check.positions);
   judge_values(result, judged, value, input ? &*input : nullptr, attempt);
@@ -624,6 +711,21 @@ void Replayer::refuse_wide_bounds(const BoundedValue& value, StepCheck& check) c
   }
 }
 
+// Weights in 8 bits move a result by a few hundredths of its size, or by a tenth: for a step that
+// is far from its values no such weights need be made.
+bool Replayer::is_hopeless(const ReplayedStep& tightest, const Arithmetic& arithmetic) {
+  constexpr double kFar = 0.5;
+  return referee::is_scaled(arithmetic.weights) && tightest.check.local > kFar;
+}
+
+void Replayer::remember_coarse(const Arithmetic& arithmetic) const {
+  if (!referee::is_scaled(arithmetic.weights) && !referee::is_scaled(arithmetic.activations))
+    return;
+  const std::scoped_lock lock(coarse_mutex_);
+  if (std::ranges::find(coarse_found_, arithmetic) == coarse_found_.end())
+    coarse_found_.push_back(arithmetic);
+}
+
 ReplayedStep Replayer::check(size_t index) const {
   if (const auto reason = cannot_judge(index); !reason.empty()) {
     ReplayedStep result;
@@ -633,14 +735,18 @@ ReplayedStep Replayer::check(size_t index) const {
     return result;
   }
   std::optional<ReplayedStep> tightest;
-  for (const auto& attempt : attempts(index)) {
+  for (const auto& attempt : attempts(index, true)) {
+    if (tightest && is_hopeless(*tightest, attempt.arithmetic)) continue;
     auto positions = judged_positions(index);
     // Most attempts fail everywhere: one position tells.
     if (tightest && positions.size() > 2 &&
         judge(index, attempt, {tightest->check.worst_position}, {}).check.wrong())
       continue;
     auto result = judge(index, attempt, std::move(positions), {});
-    if (!result.check.wrong()) return result;
+    if (!result.check.wrong()) {
+      remember_coarse(attempt.arithmetic);
+      return result;
+    }
     if (!tightest) tightest = std::move(result);
   }
   return std::move(*tightest);
@@ -648,7 +754,7 @@ ReplayedStep Replayer::check(size_t index) const {
 
 std::vector<StepCheck> Replayer::ways_to_judge(const StepCheck& wrong) const {
   std::vector<StepCheck> ways;
-  for (const auto& attempt : attempts(wrong.step)) {
+  for (const auto& attempt : attempts(wrong.step, false)) {
     ways.push_back(wrong);
     ways.back().arithmetic = attempt.arithmetic;
     ways.back().activations_by = attempt.deviation ? "deviation" : "exact";

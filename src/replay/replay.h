@@ -2,13 +2,13 @@
 // One run against the referee: each recorded step is computed again from the inputs that the run
 // itself recorded, so that a fault shows at its own step and nowhere else.
 #pragma once
-#include <map>
 #include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "replay/bounds.h"
+#include "replay/rounded_weights.h"
 #include "trace/trace.h"
 
 namespace plumb {
@@ -73,9 +73,9 @@ class Replayer {
     bool deviation = false, declared = true;
   };
   struct Evaluation;
-  std::vector<Attempt> attempts(size_t step) const;
+  std::vector<Attempt> attempts(size_t step, bool all_coarse) const;
   std::vector<Attempt> declared_attempts(size_t step, const Arithmetic& declared) const;
-  Step with_weights_as(const Step& step, const std::string& type) const;
+  std::vector<Attempt> coarse_attempts(size_t step, bool all) const;
   static Attempt inside_of(const std::string& type);
   std::string cache_of(const Arithmetic& arithmetic) const;
   void add_attention(size_t step, std::vector<Attempt>& list) const;
@@ -94,6 +94,11 @@ class Replayer {
   void allow_other_orders(const Step& step, const std::vector<int32_t>& positions,
                           const std::vector<BoundedValue>& inputs, double unit, Evaluation& how,
                           size_t target, BoundedValue& out) const;
+  // Rounds the inputs of a product in place; returns what is undecided about them.
+  std::vector<referee::Undecided> round_inputs(const Step& step, const std::string& kind,
+                                               const std::vector<int32_t>& positions,
+                                               BoundedValue& input) const;
+  float largest_input(size_t step, int32_t position) const;
   BoundedValue evaluate(size_t step, const std::vector<int32_t>& positions, Evaluation& how,
                         size_t target) const;
   BoundedValue evaluate_plain(size_t step, const Step& as, const std::vector<int32_t>& positions,
@@ -101,9 +106,11 @@ class Replayer {
   void refuse_wide_bounds(const BoundedValue& value, StepCheck& check) const;
   ReplayedStep judge(size_t step, const Attempt& attempt, std::vector<int32_t> positions,
                      std::optional<std::pair<size_t, Step>> variant) const;
-  void judge_values(ReplayedStep& result, const Step& step, const BoundedValue& value,
+  static bool is_hopeless(const ReplayedStep& tightest, const Arithmetic& arithmetic);
+  void remember_coarse(const Arithmetic& arithmetic) const;
+  void judge_values(ReplayedStep& result, const RoundedStep& made, const BoundedValue& value,
                     const BoundedValue* input, const Attempt& attempt) const;
-  std::vector<double> lazy_matmul_bounds(const Step& step, const ReplayedStep& result,
+  std::vector<double> lazy_matmul_bounds(const RoundedStep& made, const ReplayedStep& result,
                                          const BoundedValue& input, const Attempt& attempt) const;
   std::string cannot_judge(size_t step) const;
   bool is_seen(const Step& step, int32_t position, size_t channel) const;
@@ -115,8 +122,9 @@ class Replayer {
   std::vector<const TraceStep*> recorded_;       // of each step of the plan, or null
   std::vector<std::vector<int32_t>> supported_;  // where each value is recorded or can be computed
   std::string kv_cache_;
-  mutable std::mutex made_mutex_;
-  mutable std::map<std::pair<WeightPtr, std::string>, WeightPtr> made_;  // weights in a short type
+  mutable RoundedWeights weights_;
+  mutable std::mutex coarse_mutex_;
+  mutable std::vector<Arithmetic> coarse_found_;  // that explained a step of this run
 };
 
 }  // namespace plumb

@@ -202,9 +202,15 @@ std::vector<double> cached(const Matrix& m, const std::string& kind, size_t turn
   return copy;
 }
 
-// Flash attention keeps the softmax weights as they are; so do engines whose cache holds blocks.
+// Flash attention keeps the softmax weights as they are; so do engines whose cache holds blocks or
+// 8-bit floats. ggml multiplies a key of 4-bit blocks with a query of 8-bit blocks.
 std::string queries_kind(const Rounding& rounding) {
-  return rounding.attention == "f16/flash" ? "f16" : rounding.attention;
+  const auto& kind = rounding.attention;
+  if (kind == "f16/flash") return "f16";
+  if (kind.starts_with("fp8")) return "f32";
+  if (kind.starts_with("q4_0"))
+    return turns_first(kind) ? "int8/32/f16scale/even/hadamard" : "int8/32/f16scale/even";
+  return kind;
 }
 std::string weights_kind(const Rounding& rounding) {
   return rounding.attention == "f16" || rounding.attention == "bf16" ? rounding.attention : "f32";
