@@ -90,7 +90,7 @@ const char kUsage[] =
     "  --depth values|stats  stats: eight figures and a sketch of each row in place of its "
     "values;\n"
     "                        plumb screens with them, and says what to record next (values)\n"
-    "  --kv TYPE             what the KV cache holds: f32, f16, bf16 or q8_0 (f16)\n"
+    "  --kv TYPE             what the KV cache holds: f32, f16, bf16, q8_0 or q4_0 (f16)\n"
     "  --flash-attn MODE     on, off or auto (auto)\n"
     "  --threads N           (all processors)\n"
     "  --gpu-layers N        (0)\n"
@@ -1103,7 +1103,8 @@ ggml_type kv_type(const std::string& name) {
   if (name == "f16") return GGML_TYPE_F16;
   if (name == "bf16") return GGML_TYPE_BF16;
   if (name == "q8_0") return GGML_TYPE_Q8_0;
-  fail("--kv: '" + name + "' is none of f32, f16, bf16, q8_0");
+  if (name == "q4_0") return GGML_TYPE_Q4_0;
+  fail("--kv: '" + name + "' is none of f32, f16, bf16, q8_0, q4_0");
 }
 
 llama_flash_attn_type flash_type(const std::string& name) {
@@ -1133,7 +1134,8 @@ ContextPtr make_context(const Options& o, llama_model* model, int64_t tokens, in
   if (context == nullptr) {
     fail("llama.cpp could not make a context for " + std::to_string(tokens) + " tokens, --kv " +
          o.kv + ", --flash-attn " + o.flash_attn +
-         (o.kv == "q8_0" ? " (a quantized cache of values needs flash attention)" : "") +
+         (o.kv == "q8_0" || o.kv == "q4_0" ? " (a quantized cache of values needs flash attention)"
+                                           : "") +
          "; --verbose shows its reason");
   }
   return context;

@@ -6,7 +6,6 @@
 #include <cstring>
 #include <set>
 
-#include "backends/referee/rounding.h"
 #include "parity/parity.h"
 #include "parity/side_judge.h"
 
@@ -202,9 +201,9 @@ std::string lossy_kind(const StepCheck& check, const Plan& plan) {
     });
   };
   const bool product = holds([](Op op) { return is_product(op); });
-  const bool scaled = product && referee::is_scaled(a.weights);
+  const bool scaled = product && is_scaled(a.weights);
   const auto weights = scaled ? std::string(kWeights) + a.weights : std::string();
-  if (product && referee::is_scaled(a.activations))
+  if (product && is_scaled(a.activations))
     return a.activations + (scaled ? ", " + weights : "");
   if (scaled) return weights;
   if (is_short(a.inside)) return a.inside;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "backends/referee/rounding.h"
 #include "core/check.h"
@@ -212,31 +213,74 @@ double score_bound(const Job& job, size_t r, double sum, double squares, double 
   return own + scale * carried + rest;
 }
 
-// Values that are turned in float and rounded to steps then: one value of a head may fall to the
-// next step (of 64 values one in a hundred heads has one). It meets a value of the other side, of
-// its root mean square; where that is larger, what the other keys are allowed covers it. (rows,
-// heads); empty for other kinds.
+// By how much each value of a turned block of 32 may move that is rounded to `steps` steps of its
+// largest. `error` is how far two engines may have turned a value apart.
+void find_undecided(std::span<const double> block, double steps, double error,
+                    std::span<double> moved) {
+  const auto [lowest, highest] = std::ranges::minmax(block);
+  const double largest = std::max(highest, -lowest);
+  if (largest <= error) {
+    std::ranges::fill(moved, 2 * error);
+    return;
+  }
+  const double scale = largest / steps;
+  // The scale is kept as a half, and has the sign of the largest value in blocks of 4 bits.
+  const double apart = referee::round_to_f16((largest + error) / steps) -
+                       referee::round_to_f16((largest - error) / steps);
+  const bool either_sign = steps < 127 && std::fabs(highest + lowest) <= 2 * error;
+  for (size_t i = 0; i < block.size(); ++i) {
+    const double at = block[i] / scale;
+    const double around = error / scale * (1 + std::fabs(at) / steps) + 4 * kUnitFloat * steps;
+    const bool falls = std::nearbyint(at + around) != std::nearbyint(at - around);
+    moved[i] = apart * std::fabs(at) + (falls || either_sign ? scale : 0);
+  }
+}
+
+// Values that are turned in float and rounded to steps then: one that lies between two steps may
+// fall to either.
 struct Turned {
-  std::vector<double> usual, step;
+  std::vector<double> values, moved;    // turned; by how much each may move
+  std::vector<double> largest, length;  // of a head: max|x|, its L2 norm
+  std::vector<double> all_moved;        // of a head: the sum
+  bool empty() const { return values.empty(); }
 };
 Turned turned_heads(const Job& job, size_t input, size_t turn) {
-  if (!referee::turns_first(job.arithmetic.attention)) return {};
+  const auto& kind = job.arithmetic.attention;
+  if (!referee::turns_first(kind)) return {};
   const size_t d = job.step.attention.head_dim;
-  const double steps = input == 1 && job.arithmetic.attention.starts_with("q4_0") ? 8 : 127;
-  std::vector<double> values(job.inputs[input].value.begin(), job.inputs[input].value.end());
-  referee::turn_hadamard(values, turn);
+  const double steps = input == 1 && kind.starts_with("q4_0") ? 8 : 127;
   Turned out;
-  for (size_t at = 0; at < values.size(); at += d) {
-    double largest = 0;
+  out.values.assign(job.inputs[input].value.begin(), job.inputs[input].value.end());
+  referee::turn_hadamard(out.values, turn);
+  out.moved.resize(out.values.size());
+  for (size_t at = 0; at < out.values.size(); at += d) {
+    const auto head = std::span<const double>(out.values).subspan(at, d);
+    const auto moved = std::span(out.moved).subspan(at, d);
     double squares = 0;
-    for (size_t i = at; i < at + d; ++i) {
-      largest = std::max(largest, std::fabs(values[i]));
-      squares += values[i] * values[i];
-    }
-    out.usual.push_back(std::sqrt(squares / static_cast<double>(d)));
-    out.step.push_back(largest / steps);
+    for (const double x : head) squares += x * x;
+    const double largest = referee::largest_magnitude(head);
+    const auto n = static_cast<double>(turn);
+    const double error = sum_bound(n, squares / n, largest, kUnitFloat);
+    for (size_t begin = 0; begin < d; begin += kBlock)
+      find_undecided(head.subspan(begin, kBlock), steps, error, moved.subspan(begin, kBlock));
+    out.largest.push_back(largest);
+    out.length.push_back(std::sqrt(squares));
+    out.all_moved.push_back(std::accumulate(moved.begin(), moved.end(), 0.0));
   }
   return out;
+}
+
+// What the undecided values of a query and a key do to their product.
+double undecided_product(const Turned& q, size_t head_q, const Turned& k, size_t head_k, size_t d) {
+  double sum = 0;
+  if (q.all_moved[head_q] == 0 && k.all_moved[head_k] == 0) return sum;
+  for (size_t i = 0; i < d; ++i) {
+    const double moved_q = q.moved[head_q * d + i];
+    const double moved_k = k.moved[head_k * d + i];
+    sum += std::fabs(q.values[head_q * d + i]) * moved_k +
+           std::fabs(k.values[head_k * d + i]) * moved_q + moved_q * moved_k;
+  }
+  return sum;
 }
 
 void bound_scores(const Job& job) {
@@ -264,11 +308,13 @@ void bound_scores(const Job& job) {
           carried += std::fabs(job.inputs[0].value[q + i]) * job.in_bound(1, k + i) +
                      std::fabs(job.inputs[1].value[k + i]) * job.in_bound(0, q + i);
         }
-        if (!turned_q.step.empty()) {
+        if (!turned_q.empty()) {
           const size_t head_q = q / a.head_dim;
           const size_t head_k = k / a.head_dim;
-          carried += turned_q.usual[head_q] * turned_k.step[head_k] +
-                     turned_k.usual[head_k] * turned_q.step[head_q];
+          carried += undecided_product(turned_q, head_q, turned_k, head_k, a.head_dim);
+          // The products of turned values are others; the turn keeps the length of a head.
+          squares =
+              std::max(squares, std::pow(turned_q.largest[head_q] * turned_k.length[head_k], 2));
         }
         const size_t at = (r * a.heads + h) * keys + key;
         job.bound[at] = score_bound(job, r, sum, squares, carried, job.out[at], h, key);
@@ -315,15 +361,34 @@ double mix_rounding(const Job& job, double seen, double squares, double y) {
   return own + kSigmas * kUniform * 2 * half * std::sqrt(squares) + 0x1p-25;
 }
 
+// A mix of turned values, before it is turned back: its largest value, and what the sum of `n`
+// products that turns it back is made of.
+struct TurnedResult {
+  double largest = 0, squares = 0, n = static_cast<double>(referee::kValueTurn);
+};
+TurnedResult turned_result(const Job& job, size_t row, size_t head) {
+  TurnedResult out;
+  if (!referee::turns_first(job.arithmetic.attention)) return out;
+  const size_t d = job.step.attention.head_dim;
+  const auto values = job.out.subspan(row * job.step.width + head * d, d);
+  std::vector<double> turned(values.begin(), values.end());
+  referee::turn_hadamard(turned, referee::kValueTurn);
+  out.largest = referee::largest_magnitude(turned);
+  for (const double x : turned) out.squares += x * x / out.n;
+  return out;
+}
+
 void bound_mix(const Job& job) {
   const auto& a = job.step.attention;
   const auto turned_v = turned_heads(job, 1, referee::kValueTurn);
   const size_t keys = job.rows.keys;
   const size_t v_width = job.inputs[1].width;
   for (size_t r = 0; r < job.count(); ++r)
-    for (size_t h = 0; h < a.heads; ++h)
+    for (size_t h = 0; h < a.heads; ++h) {
+      const auto turned = turned_result(job, r, h);
       for (size_t i = 0; i < a.head_dim; ++i) {
         double squares = 0;
+        double squares_turned = 0;
         double carried = 0;
         double seen = 0;
         for (size_t key = 0; key < keys; ++key) {
@@ -334,17 +399,24 @@ void bound_mix(const Job& job) {
           const size_t v = *from * v_width + referee::kv_head_of(a, h) * a.head_dim + i;
           const double product = job.inputs[0].value[w] * job.inputs[1].value[v];
           squares += product * product;
-          if (!turned_v.step.empty())  // one value of a head, seen by all that are turned with it
-            carried += job.inputs[0].value[w] * turned_v.step[v / a.head_dim] /
+          if (!turned_v.empty()) {  // a value of a head is seen by all that are turned with it
+            carried += job.inputs[0].value[w] * turned_v.all_moved[v / a.head_dim] /
                        std::sqrt(static_cast<double>(referee::kValueTurn));
+            squares_turned +=
+                std::pow(job.inputs[0].value[w] * turned_v.largest[v / a.head_dim], 2);
+          }
           carried += std::fabs(job.inputs[1].value[v]) * job.in_bound(0, w) +
                      job.inputs[0].value[w] * job.in_bound(1, v);
           ++seen;
         }
         const size_t at = r * job.step.width + h * a.head_dim + i;
-        job.bound[at] = mix_rounding(job, seen, squares, job.out[at]) + carried +
-                        output_rounding(job.out[at], job.u);
+        const double own = turned_v.empty()
+                               ? mix_rounding(job, seen, squares, job.out[at])
+                               : mix_rounding(job, seen, squares_turned, turned.largest) +
+                                     sum_bound(turned.n, turned.squares, job.out[at], kUnitFloat);
+        job.bound[at] = own + carried + output_rounding(job.out[at], job.u);
       }
+    }
 }
 
 void bound_embedding(const Job& job) {
@@ -578,7 +650,7 @@ double matmul_bound(const Step& step, std::span<const float> weight_row, std::sp
     }
   }
   // The weights of block types are products of scales themselves: two roundings more for each term.
-  const bool scaled = is_quantized(step.weight->dtype) || referee::is_scaled(arithmetic.weights);
+  const bool scaled = is_quantized(step.weight->dtype) || is_scaled(arithmetic.weights);
   const double own = sum_bound(static_cast<double>(n), squares, product, u.accumulate) +
                      (scaled ? kSigmas * kUniform * 2 * u.accumulate * std::sqrt(squares) : 0);
   double rounding = 0;

@@ -274,7 +274,7 @@ BoundedValue Replayer::evaluate_plain(size_t index, const Step& as,
   // are known within a bound are rounded, and the deviation covers those that fall to the next
   // step.
   bool unrounded = !is_product(step.op) || (how.attempt.deviation && !inexact);
-  if (!unrounded && !inexact && referee::is_scaled(arithmetic.activations)) {
+  if (!unrounded && !inexact && is_scaled(arithmetic.activations)) {
     const auto undecided = round_inputs(step, arithmetic.activations, positions, inputs[0]);
     if (!undecided.empty()) inputs[0].bound.assign(inputs[0].value.size(), 0.0);
     for (const auto& value : undecided)
@@ -715,11 +715,11 @@ void Replayer::refuse_wide_bounds(const BoundedValue& value, StepCheck& check) c
 // is far from its values no such weights need be made.
 bool Replayer::is_hopeless(const ReplayedStep& tightest, const Arithmetic& arithmetic) {
   constexpr double kFar = 0.5;
-  return referee::is_scaled(arithmetic.weights) && tightest.check.local > kFar;
+  return is_scaled(arithmetic.weights) && tightest.check.local > kFar;
 }
 
 void Replayer::remember_coarse(const Arithmetic& arithmetic) const {
-  if (!referee::is_scaled(arithmetic.weights) && !referee::is_scaled(arithmetic.activations))
+  if (!is_scaled(arithmetic.weights) && !is_scaled(arithmetic.activations))
     return;
   const std::scoped_lock lock(coarse_mutex_);
   if (std::ranges::find(coarse_found_, arithmetic) == coarse_found_.end())

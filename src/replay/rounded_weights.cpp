@@ -48,7 +48,7 @@ RoundedWeights::Made RoundedWeights::make(const WeightPtr& weight, const std::st
   if (const auto known = made_.find({weight, kind}); known != made_.end()) return known->second;
   auto values = weight->values();
   Made made;
-  if (referee::is_scaled(kind))
+  if (is_scaled(kind))
     made.undecided = std::make_shared<const std::vector<referee::Undecided>>(
         scale(kind, *weight, values, threads));
   else shorten(kind, less_one ? 1 : 0, values);
@@ -75,7 +75,7 @@ RoundedStep RoundedWeights::of(const Step& step, const std::string& inside,
       if (*weight && !is_quantized((*weight)->dtype))
         *weight = make(*weight, inside, less_one, threads).weight;
   }
-  if (referee::is_scaled(weights) && is_product(step.op)) {
+  if (is_scaled(weights) && is_product(step.op)) {
     const auto made = make(out.step.weight, weights, false, threads);
     out.step.weight = made.weight;
     out.undecided = made.undecided;

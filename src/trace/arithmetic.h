@@ -24,6 +24,11 @@ struct Arithmetic {
   friend bool operator==(const Arithmetic&, const Arithmetic&) = default;
 };
 
+// Whether values of this kind are scaled by the largest of a tensor, a row or 128: "int8/row".
+inline bool is_scaled(std::string_view kind) {
+  return kind.ends_with("/tensor") || kind.ends_with("/row") || kind.ends_with("/128");
+}
+
 // Patterns in order of the file; the last one that fits a name holds, so that '*' may stand first.
 using ArithmeticTable = std::vector<std::pair<std::string, Arithmetic>>;
 

@@ -428,7 +428,7 @@ TEST(Laws, WhichSideIsFirstChangesNoVerdict) {
 
 // Words of a declaration that nobody here knows are no reason to pass.
 TEST(Laws, UnknownArithmeticIsUnmeasured) {
-  for (const auto& unknown : {Arithmetic{"q4_k", "fp8e4m3/tensor", "f32", "f32"},
+  for (const auto& unknown : {Arithmetic{"q4_k", "fp6e3m2/tensor", "f32", "f32"},
                               Arithmetic{"q4_k", "int8/32", "f24", "f32"},
                               Arithmetic{"q4_k", "int8/32", "f32", "posit16"}}) {
     auto side = side_of("candidate", {});

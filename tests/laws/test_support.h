@@ -213,12 +213,14 @@ inline std::shared_ptr<const Model> with_weight(
 
 // How a product is summed up: a row of the weight and the rounded inputs.
 using Product = std::function<double(std::span<const float> weights, std::span<const double> x)>;
+// A whole product with the weights `w` (rows of x.width values); rows of x are the prompt.
+using Multiply = std::function<std::vector<double>(std::vector<float> w, const referee::Matrix& x)>;
 
 // A prefill of an engine of another name, whose steps are computed in double and rounded to float;
 // inputs of products with block types are rounded as `activations` says.
 inline Side run_by_hand(const std::string& role, const std::shared_ptr<const Model>& model,
                         const std::vector<Token>& tokens, const std::string& activations,
-                        const Product& product = {}) {
+                        const Product& product = {}, const Multiply& multiply = {}) {
   Side side{role, role, model, make_plan(*model), {}};
   Threads threads(2);
   std::vector<int32_t> positions(tokens.size());
@@ -234,7 +236,9 @@ inline Side run_by_hand(const std::string& role, const std::shared_ptr<const Mod
       inputs.push_back({values[from]->data(), tokens.size(), values[from]->size() / tokens.size()});
     const size_t width = is_on_request(step.op) ? step.attention.heads * tokens.size() : step.width;
     auto out = std::make_shared<std::vector<double>>(tokens.size() * width);
-    if (product && step.op == Op::MatMul) {
+    if (multiply && step.op == Op::MatMul && step.name != "logits") {
+      *out = multiply(step.weight->values(), inputs[0]);
+    } else if (product && step.op == Op::MatMul) {
       const auto weights = step.weight->values();
       for (size_t row = 0; row < tokens.size(); ++row) {
         std::vector<double> x(inputs[0].row(row), inputs[0].row(row) + inputs[0].width);

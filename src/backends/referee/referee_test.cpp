@@ -160,7 +160,110 @@ TEST(Rounding, ShortTypes) {
   EXPECT_EQ(round_to_f16(1 + 0x1p-10), 1 + 0x1p-10);
   EXPECT_TRUE(std::isinf(round_to_f16(65520)));
   EXPECT_EQ(round_to_bf16(1 + 0x1p-9), 1);
-  EXPECT_FALSE(is_known_rounding("fp8e4m3/tensor"));
+  EXPECT_TRUE(is_known_rounding("fp8e4m3/tensor"));
+  EXPECT_FALSE(is_known_rounding("fp6e3m2"));
+}
+
+// As torch 2 converts them.
+TEST(Rounding, EightBitFloats) {
+  const std::vector<double> values = {0.0009, 0.001, 0x1p-10, 0x1p-9, 3 * 0x1p-10,
+                                      0.0137, 0.3,   1.0625,  1.1875, 17,
+                                      18,     447,   460,     1e5,    -3.3};
+  const std::vector<double> e4m3 = {0,    0x1p-9, 0,  0x1p-9, 0x1p-8, 0.013671875, 0.3125, 1,
+                                    1.25, 16,     18, 448,    448,    448,         -3.25};
+  const std::vector<double> e5m2 = {0.0008544921875,
+                                    0x1p-10,
+                                    0x1p-10,
+                                    0x1p-9,
+                                    3 * 0x1p-10,
+                                    0.013671875,
+                                    0.3125,
+                                    1,
+                                    1.25,
+                                    16,
+                                    16,
+                                    448,
+                                    448,
+                                    57344,
+                                    -3.5};
+  for (size_t i = 0; i < values.size(); ++i) {
+    EXPECT_EQ(round_to_e4m3(values[i]), e4m3[i]) << values[i];
+    EXPECT_EQ(round_to_e5m2(values[i]), e5m2[i]) << values[i];
+  }
+  std::vector<double> row = {44.8, 0.3, -1.1, 0};
+  round_row("fp8e4m3/row", row);  // one step of the scale is 0.1
+  EXPECT_NEAR(row[0], 44.8, 1e-5);
+  EXPECT_NEAR(row[1], 0.3, 1e-7);
+  EXPECT_NEAR(row[2], -1.1, 1e-6);
+  row = {1, 0.1};
+  round_row("fp8e4m3/tensor", row, 448);  // the largest stands in another row
+  EXPECT_EQ(row[1], 0.1015625);
+  row = {1, 2.6, -100};
+  round_row("int8/tensor", row, 127 * 4);
+  EXPECT_EQ(row, (std::vector<double>{0, 4, -100}));
+}
+
+// As ggml's Q4_0: the largest value has the sign of the scale, steps are halves up from -8.
+TEST(Rounding, FourBitBlocks) {
+  std::vector<double> row(32, 0.0);
+  row[0] = -8;
+  row[1] = 3.4;
+  row[2] = 7.9;
+  row[3] = 0.5;
+  round_row("q4_0", row);
+  EXPECT_EQ(row[0], -8);
+  EXPECT_EQ(row[1], 3);
+  EXPECT_EQ(row[2], 7);  // 8 is no step
+  EXPECT_EQ(row[3], 1);
+}
+
+// x / (max / 127), x * (127 / max) and x * (1 / (max / 127)) part where a value lies between two
+// steps, and there alone.
+TEST(Rounding, UndecidedValues) {
+  const float max = 3.7F;
+  std::vector<double> row;
+  for (int i = 0; i < 4000; ++i) row.push_back(static_cast<double>(max) * std::sin(i * 0.37));
+  const double between = static_cast<double>(max) / 127 * 40.5;
+  row.push_back(between);
+  row.push_back(static_cast<double>(max));
+  const auto undecided = undecided_values("int8/row", row);
+  size_t parted = 0;
+  for (size_t i = 0; i < row.size(); ++i) {
+    const auto x = static_cast<float>(row[i]);
+    const float scale = max / 127;
+    const std::set<float> steps = {std::nearbyint(x / scale), std::nearbyint(x * (127 / max)),
+                                   std::nearbyint(x * (1 / scale))};
+    if (steps.size() == 1) continue;
+    ++parted;
+    EXPECT_TRUE(std::ranges::any_of(undecided, [&](auto& u) { return u.column == i; })) << i;
+  }
+  EXPECT_LE(undecided.size(), parted + 3);
+  ASSERT_FALSE(undecided.empty());
+  EXPECT_EQ(undecided.back().column, 4000U);
+  EXPECT_NEAR(undecided.back().step, static_cast<double>(max) / 127, 1e-7);
+  EXPECT_TRUE(undecided_values("int8/32", row).empty());
+}
+
+// Blocks of 128 x 128, at the edges smaller ones.
+TEST(Rounding, WeightsByBlocks) {
+  const size_t rows = 200;
+  const size_t width = 130;
+  std::vector<float> values(rows * width, 0.25F);
+  values[0] = 127;                // of the block at the top left
+  values[150 * width + 129] = 1;  // of the one at the bottom right
+  auto blocks = values;
+  round_weight("int8/128", rows, blocks);
+  EXPECT_EQ(blocks[100 * width + 100], 0);
+  EXPECT_NEAR(blocks[100 * width + 129], 0.25F, 1e-6);
+  EXPECT_NEAR(blocks[150 * width + 128], 32.0F / 127, 1e-6);
+  auto by_row = values;
+  round_weight("int8/row", rows, by_row);
+  EXPECT_EQ(by_row[1], 0);
+  EXPECT_NEAR(by_row[width], 0.25F, 1e-6);
+  auto whole = values;
+  round_weight("int8/tensor", rows, whole);
+  EXPECT_EQ(whole[150 * width + 129], 1);
+  EXPECT_EQ(whole[199 * width], 0);
 }
 
 }  // namespace

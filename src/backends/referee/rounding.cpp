@@ -7,6 +7,7 @@
 
 #include "core/check.h"
 #include "core/half.h"
+#include "trace/arithmetic.h"
 
 namespace plumb::referee {
 namespace {
@@ -117,9 +118,6 @@ float largest_magnitude(std::span<const double> values) {
   return largest;
 }
 
-bool is_scaled(const std::string& kind) {
-  return kind.ends_with("/tensor") || kind.ends_with("/row") || kind.ends_with("/128");
-}
 bool is_per_tensor(const std::string& kind) { return kind.ends_with("/tensor"); }
 
 bool is_known_rounding(const std::string& kind) {

@@ -32,8 +32,6 @@ void round_row(const std::string& kind, std::span<double> row, std::optional<flo
 
 // max|x| in float; NaN if there is one.
 float largest_magnitude(std::span<const double> values);
-// Whether values are scaled by the largest of a tensor, a row or a block of 128: "…/tensor".
-bool is_scaled(const std::string& kind);
 // Whether one scale holds for all rows of a tensor.
 bool is_per_tensor(const std::string& kind);
 

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+// Engines that compute the same model in 8 bits and say nothing about it: the arithmetic is found,
+// whatever the order of the operations that scale, and a fault among its steps stays a fault.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "test_support.h"
+
+namespace plumb::testing {
+namespace {
+
+// The numbers of an 8-bit float without a sign, each with the next: written down by what the bits
+// mean, not by how the referee rounds.
+std::vector<double> numbers_of(int exponent_bits, int mantissa_bits, double largest) {
+  std::vector<double> numbers;
+  const int bias = (1 << (exponent_bits - 1)) - 1;
+  for (int bits = 0; bits < 128; ++bits) {
+    const int exponent = bits >> mantissa_bits;
+    const double fraction =
+        static_cast<double>(bits & ((1 << mantissa_bits) - 1)) / (1 << mantissa_bits);
+    const double x =
+        exponent == 0 ? std::ldexp(fraction, 1 - bias) : std::ldexp(1 + fraction, exponent - bias);
+    if (x <= largest) numbers.push_back(x);
+  }
+  return numbers;
+}
+
+double nearest(const std::vector<double>& numbers, double x) {
+  double best = 0;
+  for (const double number : numbers)
+    if (std::fabs(std::fabs(x) - number) < std::fabs(std::fabs(x) - best)) best = number;
+  return std::copysign(best, x);
+}
+
+enum class Scope { None, Row, Tensor };
+enum class Form { Divide, Inverse, Factor };
+
+// An engine that keeps values and weights in 8 bits.
+struct Coarse {
+  std::vector<double> numbers;
+  Scope activations = Scope::None, weights = Scope::None;
+  Form form = Form::Divide;
+
+  void round(std::span<float> row, float max) const {
+    const auto top = static_cast<float>(numbers.back());
+    for (float& x : row) {
+      const float scale = max / top;
+      const float scaled = form == Form::Divide    ? x / scale
+                           : form == Form::Inverse ? x * (1 / scale)
+                                                   : x * (top / max);
+      x = static_cast<float>(nearest(numbers, static_cast<double>(scaled))) * scale;
+    }
+  }
+  void round_all(std::span<float> values, size_t width, Scope scope) const {
+    if (scope == Scope::None) return;
+    const auto largest = [](std::span<const float> part) {
+      float max = 0;
+      for (const float x : part) max = std::max(max, std::fabs(x));
+      return max;
+    };
+    const float all = largest(values);
+    for (size_t begin = 0; begin < values.size(); begin += width) {
+      const auto row = values.subspan(begin, width);
+      round(row, scope == Scope::Tensor ? all : largest(row));
+    }
+  }
+  std::vector<double> operator()(std::vector<float> w, const referee::Matrix& in) const {
+    std::vector<float> x(in.data, in.data + in.rows * in.width);
+    round_all(x, in.width, activations);
+    round_all(w, in.width, weights);
+    const size_t rows = w.size() / in.width;
+    std::vector<double> out(in.rows * rows);
+    for (size_t r = 0; r < in.rows; ++r)
+      for (size_t j = 0; j < rows; ++j)
+        for (size_t i = 0; i < in.width; ++i)
+          out[r * rows + j] +=
+              static_cast<double>(x[r * in.width + i]) * static_cast<double>(w[j * in.width + i]);
+    return out;
+  }
+};
+
+std::vector<double> whole_numbers() {
+  std::vector<double> numbers;
+  for (int i = 0; i <= 127; ++i) numbers.push_back(i);
+  return numbers;
+}
+
+const std::vector<Token> kPrompt = {3, 17, 5, 29, 11, 40, 8, 21, 33, 2, 19, 7};
+
+Side run_coarse(const std::shared_ptr<const Model>& model, const Coarse& engine) {
+  auto side = run_by_hand("candidate", model, kPrompt, "f32", {}, engine);
+  side.trace.provenance.arithmetic.clear();
+  return side;
+}
+
+TEST(Arithmetic, EightBitProductsAreFoundInEachForm) {
+  const auto model = zoo_model("llama3-scaling");
+  const auto e4m3 = numbers_of(4, 3, 448);
+  const auto e5m2 = numbers_of(5, 2, 57344);
+  ASSERT_EQ(e4m3.back(), 448);
+  ASSERT_EQ(e5m2.back(), 57344);
+  struct Case {
+    std::vector<double> numbers;
+    Scope activations, weights;
+    std::string reason;
+  };
+  const std::vector<Case> cases = {
+      {whole_numbers(), Scope::Row, Scope::Row, "arithmetic.int8_per_row"},
+      {whole_numbers(), Scope::Tensor, Scope::Row, "arithmetic.int8_per_tensor"},
+      {whole_numbers(), Scope::None, Scope::Row, "arithmetic.weights_int8_per_row"},
+      {e4m3, Scope::Row, Scope::Tensor, "arithmetic.fp8e4m3_per_row"},
+      {e4m3, Scope::Tensor, Scope::Tensor, "arithmetic.fp8e4m3_per_tensor"},
+      {e4m3, Scope::None, Scope::Tensor, "arithmetic.weights_fp8e4m3_per_tensor"},
+      {e5m2, Scope::Row, Scope::None, "arithmetic.fp8e5m2_per_row"},
+  };
+  for (const auto& [numbers, activations, weights, reason] : cases)
+    for (const Form form : {Form::Divide, Form::Inverse, Form::Factor}) {
+      const auto result = audit_side(run_coarse(model, {numbers, activations, weights, form}));
+      EXPECT_EQ(result.verdict, Verdict::Explained) << reason << ": " << result.why;
+      EXPECT_TRUE(wrong_steps(result).empty()) << reason;
+      ASSERT_EQ(result.findings.size(), 1U) << reason;
+      EXPECT_EQ(first_finding(result).reason, reason);
+      EXPECT_EQ(first_finding(result).step, "layer.0.attn.q");
+    }
+}
+
+// Declared, it is what the steps are judged by; and it is no excuse for another one.
+TEST(Arithmetic, DeclaredEightBits) {
+  const auto model = zoo_model("llama3-scaling");
+  auto side = run_coarse(model, {numbers_of(4, 3, 448), Scope::Row, Scope::Tensor, Form::Inverse});
+  side.trace.provenance.arithmetic = {{"*", {"fp8e4m3/tensor", "fp8e4m3/row", "f32", "f32"}},
+                                      {"logits", {}}};
+  const auto right = audit_side(side);
+  EXPECT_EQ(right.verdict, Verdict::Explained) << right.why;
+  EXPECT_NE(first_finding(right).text.find("declared"), std::string::npos);
+  side.trace.provenance.arithmetic[0].second.activations = "int8/row";
+  const auto wrong = audit_side(side);
+  EXPECT_EQ(wrong.verdict, Verdict::Different);
+  EXPECT_EQ(wrong_steps(wrong).front(), "layer.0.attn.q");
+}
+
+TEST(Arithmetic, AFaultAmongEightBitStepsIsFound) {
+  const auto model = zoo_model("llama3-scaling");
+  const Coarse engine{numbers_of(4, 3, 448), Scope::Row, Scope::Tensor, Form::Inverse};
+  // The engine has one weight transposed.
+  const auto other = with_weight(model, "blk.1.attn_q.weight", [](auto& v, const Weight& w) {
+    ASSERT_EQ(w.rows, w.columns);
+    auto turned = v;
+    for (size_t r = 0; r < w.rows; ++r)
+      for (size_t c = 0; c < w.columns; ++c) turned[c * w.rows + r] = v[r * w.columns + c];
+    v = turned;
+  });
+  auto side = run_coarse(other, engine);
+  side.model = model;
+  side.plan = make_plan(*model);
+  const auto result = audit_side(side);
+  EXPECT_EQ(result.verdict, Verdict::Different);
+  EXPECT_EQ(wrong_steps(result), std::vector<std::string>{"layer.1.attn.q"});
+  EXPECT_EQ(first_finding(result).reason, "weights.transposed");
+}
+
+}  // namespace
+}  // namespace plumb::testing
