@@ -166,6 +166,8 @@ constexpr std::string_view kAttention = "attention ";
 
 std::string arithmetic_reason(const std::string& kind) {
   if (kind == "f16/table") return "arithmetic.gelu_f16_table";
+  if (kind == "silu f16/table") return "arithmetic.silu_f16_table";
+  if (kind == "fast") return "arithmetic.functions_fast";
   if (kind == "attention f16/flash") return "arithmetic.attention_f16_flash";
   if (kind.starts_with(kAttention)) {
     const auto type = kind.substr(kAttention.size());
@@ -179,6 +181,8 @@ std::string arithmetic_reason(const std::string& kind) {
 
 std::string kind_text(const std::string& kind) {
   if (kind == "f16/table") return "half precision in GELU, as a table of halves does";
+  if (kind == "silu f16/table") return "half precision in SiLU, as a table of halves does";
+  if (kind == "fast") return "a GPU's fast exponentials, tanh and quotients";
   if (kind == "attention f16/flash")
     return "half precision in attention: queries, keys, values, and the sum of the mix (flash "
            "attention)";
@@ -203,14 +207,18 @@ std::string lossy_kind(const StepCheck& check, const Plan& plan) {
   const bool product = holds([](Op op) { return is_product(op); });
   const bool scaled = product && is_scaled(a.weights);
   const auto weights = scaled ? std::string(kWeights) + a.weights : std::string();
-  if (product && is_scaled(a.activations))
-    return a.activations + (scaled ? ", " + weights : "");
+  if (product && is_scaled(a.activations)) return a.activations + (scaled ? ", " + weights : "");
   if (scaled) return weights;
   if (is_short(a.inside)) return a.inside;
   if (is_short(a.attention) && holds([](Op op) { return op == Op::Scores || op == Op::Mix; }))
     return "attention " + a.attention;
-  if (is_short(a.functions) && holds([](Op op) { return op == Op::GeluTanh || op == Op::GeluErf; }))
-    return a.functions;
+  const auto is_function = [](Op op) {
+    return op == Op::GeluTanh || op == Op::GeluErf || op == Op::Silu || op == Op::Softmax ||
+           op == Op::Sigmoid || op == Op::SoftCap || op == Op::QuickGelu;
+  };
+  const bool silu = a.functions == "f16/table" && holds([](Op op) { return op == Op::Silu; });
+  if (silu) return "silu f16/table";
+  if (is_short(a.functions) && holds(is_function)) return a.functions;
   if (product && is_short(a.activations)) return a.activations;
   return is_short(a.output) ? a.output : std::string();
 }

@@ -190,6 +190,13 @@ void bound_rope(const Job& job) {
   }
 }
 
+// Functions of a GPU's fast arithmetic (CUDA's __expf, tanh.approx, __fdividef): how far exp(-x)
+// may lie, relative, by CUDA's tables: 2 + 1.173 |x| units in the last place; tanh 2^-10.987; a
+// quotient 2 units.
+constexpr double kFastTanh = 0x1.03p-11;
+constexpr double kFastQuotient = 2 * 0x1p-23;
+double fast_exponential(double x) { return (2 + 1.173 * std::fabs(x)) * 0x1p-23; }
+
 // From the product of a query and a key to the score: a scale, a soft cap whose slope is at most 1,
 // ALiBi's distance.
 double score_bound(const Job& job, size_t r, double sum, double squares, double carried, double y,
@@ -207,6 +214,7 @@ double score_bound(const Job& job, size_t r, double sum, double squares, double 
       (2 * u + (a.softcap != 0 ? 5 : 2) * inside) * std::fabs(y) + output_rounding(y, job.u);
   if (a.temperature_beta != 0) rest += 4 * u * std::fabs(y);
   if (a.softcap != 0) rest += u * (std::min(scale * std::fabs(sum), a.softcap) + 8 * std::fabs(y));
+  if (a.softcap != 0 && job.arithmetic.functions == "fast") rest += kFastTanh * std::fabs(y);
   if (a.alibi_max_bias != 0)
     rest += 3 * u * std::fabs(referee::slope_of(a, head)) *
             std::fabs(static_cast<double>(key) - static_cast<double>(job.rows.positions[r]));
@@ -337,12 +345,18 @@ void bound_softmax(const Job& job) {
       carried += w[key] * job.in_bound(0, line * keys + key);
       ++seen;
     }
+    const bool fast = job.arithmetic.functions == "fast";
+    double fast_sum = 0;  // relative: of the sum of all exponentials
+    for (size_t key = 0; key < keys && fast; ++key)
+      if (referee::sees(a, job.rows.positions[r], job.rows.visible[r], key))
+        fast_sum += w[key] * fast_exponential(max - s[key]);
     // exp turns the rounding of its argument into a relative error; four ulp for the function, the
     // sum is of positive terms.
     for (size_t key = 0; key < keys; ++key) {
       if (!referee::sees(a, job.rows.positions[r], job.rows.visible[r], key)) continue;
-      const double own =
+      double own =
           job.u.accumulate * (2 * (max - s[key]) + 8 + kSigmas * kUniform * std::sqrt(seen / 3));
+      if (fast) own += fast_exponential(max - s[key]) + fast_sum + kFastQuotient;
       job.bound[line * keys + key] = w[key] * (own + job.in_bound(0, line * keys + key) + carried) +
                                      output_rounding(w[key], job.u) + 0x1p-126;
     }
@@ -464,6 +478,17 @@ double inside_function(const Job& job, double x, double y) {
   return unit * (3 * y + (gelu ? 2 * std::fabs(x) : 0));
 }
 
+double fast_function(const Step& step, double x, double y) {
+  switch (step.op) {
+    case Op::SoftCap: return kFastTanh * y;
+    case Op::GeluTanh: return kFastTanh * std::fabs(x) / 2;
+    case Op::Silu:
+    case Op::Sigmoid: return y * (fast_exponential(x) + kFastQuotient);
+    case Op::QuickGelu: return y * (fast_exponential(1.702 * x) + kFastQuotient);
+    default: return 0;
+  }
+}
+
 void bound_element_wise(const Job& job) {
   for (size_t i = 0; i < job.out.size(); ++i) {
     const double y = std::fabs(job.out[i]);
@@ -486,8 +511,8 @@ void bound_element_wise(const Job& job) {
       b = unary.slope * b + unary.own + inside_function(job, x, y);
       // A half-precision table: its result is a half, and an argument that is known only within a
       // bound may fall to the next half.
-      if (job.arithmetic.functions == "f16/table" &&
-          (job.step.op == Op::GeluTanh || job.step.op == Op::GeluErf))
+      if (job.arithmetic.functions == "fast") b += fast_function(job.step, x, y);
+      if (job.arithmetic.functions == "f16/table" && referee::has_table(job.step.op))
         b += 0x1p-11 * y + 0x1p-24 +
              (job.inputs[0].bound.empty() ? 0 : unary.slope * 0x1p-10 * std::fabs(x));
     }

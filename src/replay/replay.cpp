@@ -359,15 +359,14 @@ std::string Replayer::cache_of(const Arithmetic& arithmetic) const {
   return arithmetic.attention == "f16/flash" ? "f16" : arithmetic.attention;
 }
 
-// Where an engine does not say how it computes attention and GELU, the ways that are in use: after
-// each arithmetic of the list, the same with them.
+// Where an engine does not say how it computes attention and functions, the ways that are in use:
+// after each arithmetic of the list, the same with them.
 void Replayer::add_attention(size_t index, std::vector<Attempt>& list) const {
   const auto segment = segment_of(index);
   const auto holds = [&](auto op) {
     return std::ranges::any_of(segment, [&](size_t i) { return op(plan_.steps[i].op); });
   };
   const bool attention = holds([](Op op) { return op == Op::Scores || op == Op::Mix; });
-  const bool gelu = holds([](Op op) { return op == Op::GeluTanh || op == Op::GeluErf; });
   std::vector<std::pair<std::string, std::string>> ways;  // attention, functions
   if (attention)
     for (const char* kind :
@@ -379,7 +378,8 @@ void Replayer::add_attention(size_t index, std::vector<Attempt>& list) const {
           kv_cache_ == "f32" || std::string_view(kind).substr(0, 3) == kv_cache_.substr(0, 3);
       if (fits) ways.emplace_back(kind, "f32");
     }
-  if (gelu) ways.emplace_back("f32", "f16/table");
+  if (holds(referee::is_fast_function)) ways.emplace_back("f32", "fast");
+  if (holds(referee::has_table)) ways.emplace_back("f32", "f16/table");
   const size_t plain = list.size();
   for (const auto& [kind, functions] : ways)
     for (size_t i = 0; i < plain; ++i) {
@@ -426,7 +426,7 @@ std::vector<Replayer::Attempt> Replayer::declared_attempts(size_t index,
 
 // Products of values and weights that were scaled to 8 bits for the tensor, the row or blocks of
 // 128. An engine multiplies so throughout: what explained a step before comes first.
-std::vector<Replayer::Attempt> Replayer::coarse_attempts(size_t index, bool all) const {
+std::vector<Replayer::Attempt> Replayer::coarse_attempts(size_t index) const {
   // Products whose inputs were recorded, and what is added to them. The last product of a model
   // stays as it is in such engines.
   const Step* product = nullptr;
@@ -444,11 +444,6 @@ std::vector<Replayer::Attempt> Replayer::coarse_attempts(size_t index, bool all)
   // Weights of another type than the values were made theirs first.
   const std::string file(info(dtype).short_name);
   const std::string inside = is_quantized(dtype) || file == output ? "f32" : output;
-  std::vector<Arithmetic> known;
-  {
-    const std::scoped_lock lock(coarse_mutex_);
-    known = coarse_found_;
-  }
   std::vector<Attempt> list;
   std::vector<Attempt> others;
   for (const std::string type : {"int8", "fp8e4m3", "fp8e5m2"}) {
@@ -461,18 +456,17 @@ std::vector<Replayer::Attempt> Replayer::coarse_attempts(size_t index, bool all)
         if (weights != "f32" && is_quantized(dtype)) continue;
         Arithmetic arithmetic{weights == "f32" ? file : weights, activations, "f32", output};
         arithmetic.inside = inside;
-        const bool before = std::ranges::find(known, arithmetic) != known.end();
-        (before ? list : others).push_back({arithmetic, false, false});
+        (has_explained(arithmetic) ? list : others).push_back({arithmetic, false, false});
       }
   }
-  if (all) list.insert(list.end(), others.begin(), others.end());
+  list.insert(list.end(), others.begin(), others.end());
   return list;
 }
 
 // Undeclared: what engines do, the tightest first. A short output type is only tried where the
-// values are numbers of that type. `all_coarse`: 8-bit products too that no other step of the run
-// needed.
-std::vector<Replayer::Attempt> Replayer::attempts(size_t index, bool all_coarse) const {
+// values are numbers of that type. `rare`: also what few engines do, if no other step of the run
+// needed it.
+std::vector<Replayer::Attempt> Replayer::attempts(size_t index, bool rare) const {
   const auto& step = plan_.steps[index];
   if (const auto declared = trace_.arithmetic_of(step.name))
     return declared_attempts(index, *declared);
@@ -497,7 +491,11 @@ std::vector<Replayer::Attempt> Replayer::attempts(size_t index, bool all_coarse)
     list.push_back(inside_of(type));
   }
   add_attention(index, list);
-  std::ranges::move(coarse_attempts(index, all_coarse), std::back_inserter(list));
+  std::ranges::move(coarse_attempts(index), std::back_inserter(list));
+  if (!rare)
+    std::erase_if(list, [&](const Attempt& attempt) {
+      return is_rare(attempt.arithmetic) && !has_explained(attempt.arithmetic);
+    });
   if (blocks && segment.size() == 1)
     for (const char* kind : {"int8/32", "int8/256"})
       list.push_back({{weights, kind, "f32", "f32"}, true, false});
@@ -516,8 +514,8 @@ std::string Replayer::unknown_arithmetic(size_t index) const {
   if (declared->attention != "f16/flash" &&
       !referee::is_known_rounding(referee::without_turn(declared->attention)))
     return declared->attention;
-  if (declared->functions != "f32" && declared->functions != "f16/table")
-    return declared->functions;
+  const std::set<std::string> functions = {"f32", "f16/table", "fast"};
+  if (!functions.contains(declared->functions)) return declared->functions;
   return {};
 }
 
@@ -718,12 +716,20 @@ bool Replayer::is_hopeless(const ReplayedStep& tightest, const Arithmetic& arith
   return is_scaled(arithmetic.weights) && tightest.check.local > kFar;
 }
 
-void Replayer::remember_coarse(const Arithmetic& arithmetic) const {
-  if (!is_scaled(arithmetic.weights) && !is_scaled(arithmetic.activations))
-    return;
-  const std::scoped_lock lock(coarse_mutex_);
-  if (std::ranges::find(coarse_found_, arithmetic) == coarse_found_.end())
-    coarse_found_.push_back(arithmetic);
+bool Replayer::is_rare(const Arithmetic& a) {
+  return is_scaled(a.weights) || is_scaled(a.activations) || a.attention.starts_with("q4_0") ||
+         a.attention.starts_with("fp8") || a.functions == "fast";
+}
+
+bool Replayer::has_explained(const Arithmetic& arithmetic) const {
+  const std::scoped_lock lock(rare_mutex_);
+  return std::ranges::find(rare_found_, arithmetic) != rare_found_.end();
+}
+
+void Replayer::remember(const Arithmetic& arithmetic) const {
+  if (!is_rare(arithmetic) || has_explained(arithmetic)) return;
+  const std::scoped_lock lock(rare_mutex_);
+  rare_found_.push_back(arithmetic);
 }
 
 ReplayedStep Replayer::check(size_t index) const {
@@ -744,7 +750,7 @@ ReplayedStep Replayer::check(size_t index) const {
       continue;
     auto result = judge(index, attempt, std::move(positions), {});
     if (!result.check.wrong()) {
-      remember_coarse(attempt.arithmetic);
+      remember(attempt.arithmetic);
       return result;
     }
     if (!tightest) tightest = std::move(result);

@@ -73,9 +73,9 @@ class Replayer {
     bool deviation = false, declared = true;
   };
   struct Evaluation;
-  std::vector<Attempt> attempts(size_t step, bool all_coarse) const;
+  std::vector<Attempt> attempts(size_t step, bool rare) const;
   std::vector<Attempt> declared_attempts(size_t step, const Arithmetic& declared) const;
-  std::vector<Attempt> coarse_attempts(size_t step, bool all) const;
+  std::vector<Attempt> coarse_attempts(size_t step) const;
   static Attempt inside_of(const std::string& type);
   std::string cache_of(const Arithmetic& arithmetic) const;
   void add_attention(size_t step, std::vector<Attempt>& list) const;
@@ -107,7 +107,10 @@ class Replayer {
   ReplayedStep judge(size_t step, const Attempt& attempt, std::vector<int32_t> positions,
                      std::optional<std::pair<size_t, Step>> variant) const;
   static bool is_hopeless(const ReplayedStep& tightest, const Arithmetic& arithmetic);
-  void remember_coarse(const Arithmetic& arithmetic) const;
+  // What few engines do; whether it explained a step of this run.
+  static bool is_rare(const Arithmetic& arithmetic);
+  bool has_explained(const Arithmetic& arithmetic) const;
+  void remember(const Arithmetic& arithmetic) const;
   void judge_values(ReplayedStep& result, const RoundedStep& made, const BoundedValue& value,
                     const BoundedValue* input, const Attempt& attempt) const;
   std::vector<double> lazy_matmul_bounds(const RoundedStep& made, const ReplayedStep& result,
@@ -123,8 +126,8 @@ class Replayer {
   std::vector<std::vector<int32_t>> supported_;  // where each value is recorded or can be computed
   std::string kv_cache_;
   mutable RoundedWeights weights_;
-  mutable std::mutex coarse_mutex_;
-  mutable std::vector<Arithmetic> coarse_found_;  // that explained a step of this run
+  mutable std::mutex rare_mutex_;
+  mutable std::vector<Arithmetic> rare_found_;  // that explained a step of this run
 };
 
 }  // namespace plumb

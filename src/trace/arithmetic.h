@@ -19,7 +19,8 @@ struct Arithmetic {
   // f16, bf16: the weights are made that type first, and each elementary operation inside a step
   // rounds to it, as torch does in that type.
   std::string inside = "f32";
-  // f16/table: GELU of an argument in half precision, result in half precision (ggml's table).
+  // f16/table: GELU or SiLU of an argument in half precision, result in half precision (ggml's
+  // tables). fast: exp, tanh and quotients of a GPU's fast arithmetic.
   std::string functions = "f32";
   friend bool operator==(const Arithmetic&, const Arithmetic&) = default;
 };

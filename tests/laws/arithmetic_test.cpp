@@ -3,8 +3,10 @@
 // whatever the order of the operations that scale, and a fault among its steps stays a fault.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
+#include "backends/referee/rounding.h"
 #include "test_support.h"
 
 namespace plumb::testing {
@@ -138,6 +140,64 @@ TEST(Arithmetic, DeclaredEightBits) {
   const auto wrong = audit_side(side);
   EXPECT_EQ(wrong.verdict, Verdict::Different);
   EXPECT_EQ(wrong_steps(wrong).front(), "layer.0.attn.q");
+}
+
+// Rounds all values of a step, and what is computed from them, as a table of halves does.
+Side with_function(const std::shared_ptr<const Model>& model,
+                   const std::function<double(double)>& silu) {
+  auto side = run_by_hand("candidate", model, kPrompt, "f32");
+  side.trace.provenance.arithmetic.clear();
+  // The values behind the function are left out of the trace: each step is judged by itself.
+  for (auto& [name, step] : side.trace.steps) {
+    if (!name.ends_with("ffn.glu")) continue;
+    const auto& gate = side.trace.steps.at(name.substr(0, name.size() - 3) + "gate");
+    const auto& up = side.trace.steps.at(name.substr(0, name.size() - 3) + "up");
+    auto values = std::make_shared<std::vector<double>>(step.positions.size() * step.width());
+    std::vector<double> a(step.width());
+    std::vector<double> b(step.width());
+    for (size_t r = 0; r < step.positions.size(); ++r) {
+      read_row(gate, r, a);
+      read_row(up, r, b);
+      for (size_t i = 0; i < a.size(); ++i)
+        (*values)[r * a.size() + i] = static_cast<double>(static_cast<float>(silu(a[i]) * b[i]));
+    }
+    step.view.bytes = std::as_bytes(std::span(*values));
+    step.owner = values;
+  }
+  for (auto it = side.trace.steps.begin(); it != side.trace.steps.end();)
+    it = it->first.ends_with("ffn.act") || it->first.ends_with("ffn.out")
+             ? side.trace.steps.erase(it)
+             : std::next(it);
+  return side;
+}
+
+TEST(Arithmetic, FunctionsOfOtherFormsAreNamed) {
+  // Large arguments, where a fast exponential is worst.
+  const auto model =
+      with_weight(zoo_model("llama3-scaling"), "blk.0.ffn_gate.weight", [](auto& v, const Weight&) {
+        for (float& x : v) x *= 20;
+      });
+  const auto silu = [](double x) { return x / (1 + std::exp(-x)); };
+  const auto half = [](double x) { return referee::round_to_f16(x); };
+  const auto table =
+      audit_side(with_function(model, [&](double x) { return half(silu(half(x))); }));
+  EXPECT_NE(find_reason(table, "arithmetic.silu_f16_table"), nullptr);
+  const auto glu_is_wrong = [](const Comparison& result) {
+    const auto wrong = wrong_steps(result);
+    return std::ranges::find(wrong, "layer.0.ffn.glu") != wrong.end();
+  };
+  EXPECT_FALSE(glu_is_wrong(table));
+  // An exponential that is off by as much as a fast one may be, and by four times that.
+  const auto off = [&](double units) {
+    return audit_side(with_function(model, [=](double x) {
+      return x / (1 + std::exp(-x) * (1 + units * (2 + 1.173 * std::fabs(x)) * 0x1p-23));
+    }));
+  };
+  const auto fast = off(0.9);
+  EXPECT_FALSE(glu_is_wrong(fast));
+  EXPECT_NE(find_reason(fast, "arithmetic.functions_fast"), nullptr);
+  const auto other = off(40);
+  EXPECT_TRUE(glu_is_wrong(other));
 }
 
 TEST(Arithmetic, AFaultAmongEightBitStepsIsFound) {

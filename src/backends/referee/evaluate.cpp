@@ -309,8 +309,7 @@ double unary(const Step& step, double x) {
 
 void element_wise(const Job& job, const std::string& functions) {
   const size_t count = job.out.size();
-  const bool gelu = job.step.op == Op::GeluTanh || job.step.op == Op::GeluErf;
-  const bool table = gelu && functions == "f16/table";
+  const bool table = has_table(job.step.op) && functions == "f16/table";
   const double* a = job.inputs[0].data;
   const double* b = job.inputs.size() > 1 ? job.inputs[1].data : nullptr;
   for (size_t i = 0; i < count; ++i) {
@@ -467,6 +466,12 @@ bool mixes(const Attention& attention, const Rows& rows, size_t row, size_t key,
   if (!in_cache(rows, row, key)) return false;
   return weight != 0 || sees(attention, rows.positions[row], rows.visible[row], key);
 }
+
+bool is_fast_function(Op op) {
+  return op == Op::Softmax || op == Op::SoftCap || op == Op::GeluTanh || op == Op::Silu ||
+         op == Op::Sigmoid || op == Op::QuickGelu;
+}
+bool has_table(Op op) { return op == Op::GeluTanh || op == Op::GeluErf || op == Op::Silu; }
 
 bool sees(const Attention& attention, int32_t position, size_t visible, size_t key) {
   const auto query = static_cast<size_t>(position);

@@ -65,6 +65,10 @@ bool mixes(const Attention& attention, const Rows& rows, size_t row, size_t key,
 // Whether the query at `position` (which had `visible` keys in its cache) sees `key`.
 bool sees(const Attention& attention, int32_t position, size_t visible, size_t key);
 // How many values of a head are turned together before a quantized cache rounds them.
+// Whether ggml has, or had, a table of the function in half precision.
+bool has_table(Op op);
+// Whether the step has an exponential or a tanh.
+bool is_fast_function(Op op);
 constexpr size_t kValueTurn = 64;
 size_t key_turn(size_t head_dim);
 size_t kv_head_of(const Attention& attention, size_t head);
