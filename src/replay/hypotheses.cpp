@@ -8,6 +8,7 @@
 #include <set>
 
 #include "quant/dequantize.h"
+#include "replay/clues.h"
 #include "replay/fits.h"
 
 namespace plumb {
@@ -276,35 +277,6 @@ bool is_all_zero(const ReplayedStep& wrong) {
   return std::ranges::all_of(wrong.recorded, [](double x) { return x == 0; });
 }
 
-std::map<std::string, std::string> find_clues(const ReplayedStep& wrong) {
-  const auto& check = wrong.check;
-  std::map<std::string, std::string> clues;
-  clues["wrong_values"] = fmt::format("{} of {}", check.wrong_values, check.values);
-  clues["worst"] =
-      fmt::format("position {}, channel {}", check.worst_position, check.worst_channel);
-  if (check.non_finite > 0) clues["non_finite"] = fmt::format("{}", check.non_finite);
-  if (const double ratio = best_ratio(wrong); std::isfinite(ratio))
-    clues["best_ratio"] = fmt::format("{:.6g}", ratio);
-  // A difference that is the same vector at every position is a bias.
-  const size_t rows = check.positions.size();
-  if (rows > 1 && check.non_finite == 0) {
-    double mean = 0;
-    double all = 0;
-    for (size_t i = 0; i < wrong.width; ++i) {
-      double sum = 0;
-      for (size_t r = 0; r < rows; ++r) {
-        const double d = wrong.recorded[r * wrong.width + i] - wrong.referee[r * wrong.width + i];
-        sum += d;
-        all += d * d;
-      }
-      mean += sum * sum / static_cast<double>(rows);
-    }
-    if (mean > 0.99 * all)
-      clues["constant_vector"] = "the difference is the same at every position: a bias";
-  }
-  return clues;
-}
-
 // The first wrong position if it is judged by `way`: what a short type rounds is wrong from the
 // start for a stricter one, while a window shows where it ends.
 std::optional<int32_t> first_wrong_of(const Replayer& replayer, const ReplayedStep& wrong,
@@ -405,7 +377,9 @@ Explanation explain(const Replayer& replayer, const ReplayedStep& wrong,
         .reproduced_to = {},
         .clues = {},
         .variant = {}};
-  found->clues = find_clues(wrong);
+  const bool in_attention = check.name.find(".attn.") != std::string::npos;
+  found->clues = find_clues(replayer.plan().steps[check.step], wrong,
+                            in_attention ? replayer.model().config.head_dim : 0);
   return *found;
 }
 

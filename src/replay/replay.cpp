@@ -605,6 +605,7 @@ void Replayer::judge_values(ReplayedStep& result, const RoundedStep& made,
       value.bound.empty() ? lazy_matmul_bounds(made, result, *input, attempt) : value.bound;
   const auto& recorded = *recorded_[check.step];
   if (recorded.elided) result.left_out.assign(result.recorded.size(), false);
+  result.outside.assign(result.recorded.size(), false);
   check.local_by_position.assign(check.positions.size(), 0.0);
   for (size_t r = 0; r < check.positions.size(); ++r) {
     double error = 0;
@@ -636,6 +637,7 @@ void Replayer::judge_values(ReplayedStep& result, const RoundedStep& made,
       if (std::isfinite(b)) size += b * b;
       if (ratio > 1) {
         ++check.wrong_values;
+        result.outside[at] = true;
         wrong = true;
       }
       if (ratio > worst) {

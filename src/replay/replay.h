@@ -43,6 +43,7 @@ struct StepCheck {
 struct ReplayedStep {
   StepCheck check;
   std::vector<double> recorded, referee;  // (positions, width); 0 in both where nothing is known
+  std::vector<bool> outside;              // which values lie outside of their bound
   std::vector<bool> left_out;             // of an elided step: which values were not written down
   size_t width = 0;
 };
