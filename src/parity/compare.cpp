@@ -8,6 +8,7 @@
 
 #include "parity/parity.h"
 #include "parity/side_judge.h"
+#include "replay/clues.h"
 
 namespace plumb {
 namespace {
@@ -123,18 +124,20 @@ Finding finding_of(const Replayer& replayer, const ReplayedStep& wrong, const st
   return finding;
 }
 
-constexpr std::string_view kOtherPoint = "recorded at another point";
+constexpr std::string_view kWrongRecording = "its recording is not what the run computed";
 
-// A step that the run computed right and that was recorded at another point: it has no verdict.
-Finding other_point_of(ReplayedStep& wrong, const std::string& side, std::string text) {
+// A step that the run computed right and whose recording is wrong: it has no verdict.
+Finding wrong_recording_of(const Replayer& replayer, ReplayedStep& wrong, const std::string& side,
+                           const WrongRecording& recording) {
   Finding finding;
   finding.kind = "unmeasured";
   finding.step = wrong.check.name;
   finding.side = side;
-  finding.reason = "capture.point";
-  finding.text = std::move(text);
+  finding.reason = recording.reason;
+  finding.text = recording.text;
+  if (recording.reason == "capture.values") finding.clues = find_clues(replayer, wrong);
   if (layer_of(finding.step) >= 0) finding.layers = {layer_of(finding.step)};
-  wrong.check.unmeasured = kOtherPoint;
+  wrong.check.unmeasured = kWrongRecording;
   return finding;
 }
 
@@ -300,7 +303,7 @@ std::set<std::string> covered_by(const Comparison& result, const Plan& plan,
   }
   // What was recorded is not judged where it is another step's value.
   for (const auto& row : result.steps)
-    if (row.*side && (row.*side)->unmeasured == kOtherPoint) covered.erase(row.name);
+    if (row.*side && (row.*side)->unmeasured == kWrongRecording) covered.erase(row.name);
   return covered;
 }
 
@@ -466,11 +469,11 @@ void compare_blind(Comparison& result) {
   result.why = finding.text;
 }
 
-// A wrong step is a fault, or was recorded at another point than its name says.
+// A wrong step is a fault, or its recording is.
 void add_wrong(std::vector<Finding>& findings, SideJudge& judge, ReplayedStep& wrong,
                const std::string& side) {
-  if (auto text = judge.take_for_other_point(wrong))
-    add_fault(findings, other_point_of(wrong, side, std::move(*text)));
+  if (const auto recording = judge.take_for_recording(wrong))
+    add_fault(findings, wrong_recording_of(judge.replayer(), wrong, side, *recording));
   else add_fault(findings, finding_of(judge.replayer(), wrong, side));
 }
 
@@ -494,7 +497,7 @@ void replay_both(Comparison& result, Threads& threads, const Progress& progress)
     auto other = identical ? ReplayedStep{} : judge_b.check(i);
     if (checked_a.check.wrong())
       add_wrong(result.findings, judge_a, checked_a, identical ? "both" : "baseline");
-    if (identical && !checked_a.check.measured() && checked_a.check.unmeasured == kOtherPoint)
+    if (identical && !checked_a.check.measured() && checked_a.check.unmeasured == kWrongRecording)
       judge_b.leave_out(i);
     if (!identical && other.check.wrong()) add_wrong(result.findings, judge_b, other, "candidate");
     const auto& checked_b = identical ? checked_a : other;

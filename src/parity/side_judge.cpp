@@ -71,11 +71,12 @@ std::string SideJudge::step_of_values(size_t wrong, const std::vector<size_t>& r
   return {};
 }
 
-std::optional<std::string> SideJudge::take_for_other_point(const ReplayedStep& wrong) {
+std::optional<WrongRecording> SideJudge::take_for_recording(const ReplayedStep& wrong) {
   // A fault of the run is in what follows too. How much closer a reader must come to the right
   // values when it is computed without these.
   constexpr double kMuchCloser = 10;
   const size_t step = wrong.check.step;
+  if (wrong.check.non_finite > 0) return {};  // a value that is no number is excused by nothing
   const auto readers = readers_of(step);
   std::optional<Trace> trace;
   std::optional<Replayer> without;
@@ -97,13 +98,20 @@ std::optional<std::string> SideJudge::take_for_other_point(const ReplayedStep& w
   }
   if (proven.empty()) return {};
   const auto of = step_of_values(step, readers);
-  if (of.empty()) return {};
   leave_out(step);
-  return fmt::format(
-      "what was recorded as {} are the values of {}; the run went on with the right ones, from "
-      "which "
-      "{} follows: the recording is at fault there, not the run",
-      wrong.check.name, of, proven);
+  const auto went_on = fmt::format(
+      "the run went on with the right ones, from which {} follows: the recording is at fault "
+      "there, "
+      "not the run",
+      proven);
+  if (!of.empty())
+    return WrongRecording{"capture.point",
+                          fmt::format("what was recorded as {} are the values of {}; {}",
+                                      wrong.check.name, of, went_on)};
+  return WrongRecording{
+      "capture.values",
+      fmt::format("what was recorded as {} is not what the run computed there; {}",
+                  wrong.check.name, went_on)};
 }
 
 }  // namespace plumb

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The steps of one side, judged in the order of the plan. A step that was recorded at another point
-// than its name says (before the bias, after the rotation, overwritten later) is not a wrong step:
-// it is left out of what later steps are computed from.
+// The steps of one side, judged in the order of the plan. A step whose recording is not what the
+// run computed there (the values before the bias or after the rotation, overwritten later, in
+// another order) is not a wrong step: it is left out of what later steps are computed from.
 #pragma once
 #include <map>
 #include <memory>
@@ -13,6 +13,11 @@
 
 namespace plumb {
 
+struct WrongRecording {
+  std::string reason;  // capture.point: the values of another step; capture.values: of none
+  std::string text;
+};
+
 class SideJudge {
  public:
   SideJudge(const Model& model, const Plan& plan, const Trace& trace, Threads& threads);
@@ -20,9 +25,8 @@ class SideJudge {
   // Steps are asked for in order.
   ReplayedStep check(size_t step);
   // Of a wrong step that was just checked: whether all that the run computed from it follows from
-  // the right values and not from those that were recorded, which are another step's. Then the
-  // sentence that says so, and the step is left out from now on.
-  std::optional<std::string> take_for_other_point(const ReplayedStep& wrong);
+  // the right values and not from those that were recorded. Then the step is left out from now on.
+  std::optional<WrongRecording> take_for_recording(const ReplayedStep& wrong);
   void leave_out(size_t step);
 
   const Replayer& replayer() const { return *replayer_; }

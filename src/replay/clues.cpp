@@ -157,6 +157,16 @@ bool is_order(const std::vector<size_t>& sources, Order order) {
   return static_cast<double>(agree) >= kMost * static_cast<double>(sources.size());
 }
 
+// "1 0 2": the group of `size` channels that each is; empty where groups are not whole.
+std::string order_of_groups(const std::vector<size_t>& sources, size_t size) {
+  if (sources.size() % size != 0 || sources.size() < 2 * size) return {};
+  std::vector<size_t> groups;
+  for (size_t first = 0; first < sources.size(); first += size)
+    groups.push_back(sources[first] / size);
+  if (!is_order(sources, [&](size_t i) { return groups[i / size] * size + i % size; })) return {};
+  return fmt::format("{}", fmt::join(groups, " "));
+}
+
 std::string name_order(const std::vector<size_t>& sources, size_t head_dim) {
   const size_t width = sources.size();
   if (is_order(sources, [&](size_t i) { return width - 1 - i; })) return "in reverse";
@@ -187,16 +197,20 @@ std::string name_order(const std::vector<size_t>& sources, size_t head_dim) {
     if (is_order(sources, [&](size_t i) { return i % head_dim * heads + i / head_dim; }) ||
         is_order(sources, [&](size_t i) { return i % heads * head_dim + i / heads; }))
       return fmt::format("{} heads x {} channels, transposed", heads, head_dim);
-    std::vector<size_t> of_head(heads);
-    for (size_t h = 0; h < heads; ++h) of_head[h] = sources[h * head_dim] / head_dim;
-    if (is_order(sources,
-                 [&](size_t i) { return of_head[i / head_dim] * head_dim + i % head_dim; }))
-      return fmt::format("heads in another order: {}", fmt::join(of_head, " "));
+    if (auto name = order_of_groups(sources, head_dim); !name.empty())
+      return "heads in another order: " + name;
     if (auto name = in_group(head_dim, "each head"); !name.empty()) return name;
   }
   if (auto name = in_group(width, "a row"); !name.empty()) return name;
-  return fmt::format("another order: channels 0, 1, 2 are those of {}, {}, {}", sources[0],
-                     sources[1], sources[2]);
+  for (const size_t block : {256, 128, 64, 32, 16})
+    if (auto name = order_of_groups(sources, block); !name.empty())
+      return fmt::format("blocks of {} in another order: {}", block, name);
+  std::vector<std::string> moved;
+  constexpr size_t kShown = 4;
+  for (size_t i = 0; i < width && moved.size() < kShown; ++i)
+    if (sources[i] != i && sources[i] < width)
+      moved.push_back(fmt::format("{} from {}", i, sources[i]));
+  return fmt::format("another order: channel {}, …", fmt::join(moved, ", "));
 }
 
 // The right values at other channels.
@@ -307,6 +321,15 @@ std::map<std::string, std::string> find_clues(const Step& step, const ReplayedSt
   add("rows", describe_rows(wrong));
   if (is_transposed(wrong)) add("transposed", "channels and positions are exchanged");
   return clues;
+}
+
+std::map<std::string, std::string> find_clues(const Replayer& replayer, const ReplayedStep& wrong) {
+  const auto& name = wrong.check.name;
+  const bool of_heads = std::ranges::any_of(
+      std::initializer_list<const char*>{".attn.q", ".attn.k", ".attn.v", ".attn.mix"},
+      [&](const char* part) { return name.find(part) != std::string::npos; });
+  return find_clues(replayer.plan().steps[wrong.check.step], wrong,
+                    of_heads ? replayer.model().config.head_dim : 0);
 }
 
 }  // namespace plumb

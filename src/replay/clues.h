@@ -13,4 +13,6 @@ namespace plumb {
 std::map<std::string, std::string> find_clues(const Step& step, const ReplayedStep& wrong,
                                               size_t head_dim);
 
+std::map<std::string, std::string> find_clues(const Replayer& replayer, const ReplayedStep& wrong);
+
 }  // namespace plumb

@@ -102,7 +102,7 @@ TEST(Clues, TheRightValuesInAnotherOrder) {
   EXPECT_EQ(order([](size_t i) { return i % kHeads * kHeadDim + i / kHeads; }),
             "3 heads x 8 channels, transposed");
   EXPECT_EQ(order([](size_t i) { return i * 5 % kWidth; }),
-            "another order: channels 0, 1, 2 are those of 0, 5, 10");
+            "another order: channel 1 from 5, 2 from 10, 3 from 15, 4 from 20, …");
 }
 
 TEST(Clues, TheRightRowsAtOtherPositions) {

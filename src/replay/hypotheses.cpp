@@ -377,9 +377,7 @@ Explanation explain(const Replayer& replayer, const ReplayedStep& wrong,
         .reproduced_to = {},
         .clues = {},
         .variant = {}};
-  const bool in_attention = check.name.find(".attn.") != std::string::npos;
-  found->clues = find_clues(replayer.plan().steps[check.step], wrong,
-                            in_attention ? replayer.model().config.head_dim : 0);
+  found->clues = find_clues(replayer, wrong);
   return *found;
 }
 

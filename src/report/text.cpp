@@ -122,7 +122,7 @@ void write_finding(std::string& out, const Finding& f, const Comparison& c) {
                      number(*f.times_bound)));
   if (f.confirmation) line(out, "confirmed", confirmation_text(*f.confirmation, c));
   line(out, "channels", channels_text(f));
-  if (f.kind == "unexplained")
+  if (f.kind == "unexplained" || f.reason == "capture.values")
     for (const auto& [name, clue] : f.clues) line(out, "clue", fmt::format("{}: {}", name, clue));
 }
 

@@ -136,6 +136,35 @@ TEST(Lies, AnOverwrittenCaptureIsNamedAndTheRunIsNotBlamed) {
   }
 }
 
+// A recording in another order, of values that are no other step's: the run went on with the right
+// ones. The last step of all has nobody to speak for it: it is wrong.
+TEST(Lies, ADamagedCaptureIsNamedAndTheRunIsNotBlamed) {
+  const auto fed = greedy_tokens();
+  for (const std::string step :
+       {"layer.1.attn.v", "layer.1.attn.out", "layer.2.ffn.up", "logits"}) {
+    auto side = side_of("candidate", {.fed = fed});
+    auto values = values_of(side.trace, step);
+    const size_t width = side.trace.steps.at(step).width();
+    for (size_t first = 0; first < values.size(); first += width)
+      std::reverse(values.begin() + static_cast<long>(first),
+                   values.begin() + static_cast<long>(first + width));
+    set_values(side.trace, step, values);
+    const auto result = compare_sides(side_of("baseline", {.fed = fed}), std::move(side));
+    if (step == "logits") {
+      EXPECT_EQ(result.verdict, Verdict::Different);
+      EXPECT_EQ(wrong_steps(result), std::vector<std::string>{step});
+      continue;
+    }
+    EXPECT_EQ(result.verdict, Verdict::Unmeasured) << result.why;
+    EXPECT_TRUE(blames_nobody(result)) << result.why;
+    const auto* finding = find_reason(result, "capture.values");
+    ASSERT_NE(finding, nullptr) << step;
+    EXPECT_EQ(finding->step, step);
+    EXPECT_EQ(finding->side, "candidate");
+    EXPECT_EQ(finding->clues.at("order"), "in reverse");
+  }
+}
+
 // A fault that the run went on with is no matter of the capture, whatever its values look like.
 TEST(Lies, AFaultIsNotTakenForAnotherCapturePoint) {
   for (const char* fault : {"rope.missing@layer.1.attn.k_rope", "residual.missing@layer.1.residual",
@@ -145,6 +174,7 @@ TEST(Lies, AFaultIsNotTakenForAnotherCapturePoint) {
     EXPECT_EQ(result.verdict, Verdict::Different) << text;
     EXPECT_EQ(wrong_steps(result), std::vector{text.substr(text.find('@') + 1)});
     EXPECT_EQ(find_reason(result, "capture.point"), nullptr);
+    EXPECT_EQ(find_reason(result, "capture.values"), nullptr);
   }
 }
 
