@@ -199,39 +199,65 @@ Result<void> run_side(const CompareOptions& options, Depth depth, Source& source
   return {};
 }
 
-// Runs that nobody could call wrong: the prefill in two parts, and every embedding one unit in the
-// last place larger. What they change is what no verdict about the outcome may be built on.
-Plan with_noise(Plan plan) {
-  plan.steps.front().gain = 1 + 0x1p-23;
+// Every embedding larger by the factor: one unit in the last place.
+Plan with_noise(Plan plan, double factor = 1 + 0x1p-23) {
+  plan.steps.front().gain = factor;
   return plan;
 }
 
-Result<NoiseFloor> measure_floor(const Source& source, const Fed& fed, Threads& threads) {
-  const Plan noisy = with_noise(source.plan);
-  const RunSetup plain{*source.model, source.plan, *source.backend, threads, source.kv_cache};
-  const RunSetup noise{*source.model, noisy, *source.backend, threads, source.kv_cache};
-  TRY_ASSIGN(const auto base, run_logits(plain, fed.tokens, fed.prompt, 0));
-  NoiseFloor floor;
-  const size_t width = source.model->config.vocabulary;
-  for (const auto& [setup, part] :
-       {std::pair(&plain, (fed.prompt + 1) / 2), std::pair(&noise, size_t{0})}) {
-    TRY_ASSIGN(const auto other, run_logits(*setup, fed.tokens, fed.prompt, part));
-    ++floor.runs;
-    for (size_t row = 0; row < fed.tokens.size(); ++row) {
-      double error = 0;
-      double size = 0;
-      double most = 0;
-      for (size_t i = row * width; i < (row + 1) * width; ++i) {
-        const double d = static_cast<double>(other[i]) - static_cast<double>(base[i]);
-        error += d * d;
-        size += static_cast<double>(base[i]) * static_cast<double>(base[i]);
-        most = std::max(most, std::fabs(d));
-      }
-      floor.logits = std::max(floor.logits, size > 0 ? std::sqrt(error / size) : 0);
-      floor.ties.resize(fed.tokens.size());
-      floor.ties[row] =
-          std::max(floor.ties[row], 2 * most);  // two logits may move against each other
+// Another level of the same backend, whose sums have another order; null: there is none, or it
+// would take more than about a second.
+std::unique_ptr<Backend> other_level(const Source& source, size_t positions) {
+  constexpr size_t kMostProducts = 500'000'000;
+  size_t weights = 0;
+  for (const auto& [name, weight] : source.model->weights) weights += weight->count();
+  if (source.backend->name() != "cpu" || weights > kMostProducts / positions) return {};
+  for (const auto& level : cpu_levels())
+    if (level != source.backend->level())
+      if (auto backend = make_cpu_backend(level)) return std::move(*backend);
+  return {};
+}
+
+void widen(NoiseFloor& floor, std::span<const float> base, std::span<const float> other,
+           size_t width) {
+  ++floor.runs;
+  for (size_t row = 0; row < floor.ties.size(); ++row) {
+    double error = 0;
+    double size = 0;
+    double most = 0;
+    for (size_t i = row * width; i < (row + 1) * width; ++i) {
+      const double d = static_cast<double>(other[i]) - static_cast<double>(base[i]);
+      error += d * d;
+      size += static_cast<double>(base[i]) * static_cast<double>(base[i]);
+      most = std::max(most, std::fabs(d));
     }
+    floor.logits = std::max(floor.logits, size > 0 ? std::sqrt(error / size) : 0);
+    floor.ties[row] =
+        std::max(floor.ties[row], 2 * most);  // two logits may move against each other
+  }
+}
+
+// Runs that nobody could call wrong: the prefill in two parts, every embedding one unit in the last
+// place larger, and smaller, and sums in another order. What they change is what no verdict about
+// the outcome may be built on.
+Result<NoiseFloor> measure_floor(const Source& source, const Fed& fed, Threads& threads) {
+  const Plan larger = with_noise(source.plan);
+  const Plan smaller = with_noise(source.plan, 1 - 0x1p-23);
+  const auto level = other_level(source, fed.tokens.size());
+  const auto setup = [&](const Plan& plan, const Backend& backend) {
+    return RunSetup{*source.model, plan, backend, threads, source.kv_cache};
+  };
+  const auto plain = setup(source.plan, *source.backend);
+  TRY_ASSIGN(const auto base, run_logits(plain, fed.tokens, fed.prompt, 0));
+  std::vector<std::pair<RunSetup, size_t>> equivalent = {{plain, (fed.prompt + 1) / 2},
+                                                         {setup(larger, *source.backend), 0},
+                                                         {setup(smaller, *source.backend), 0}};
+  if (level) equivalent.emplace_back(setup(source.plan, *level), 0);
+  NoiseFloor floor;
+  floor.ties.resize(fed.tokens.size());
+  for (const auto& [run, part] : equivalent) {
+    TRY_ASSIGN(const auto other, run_logits(run, fed.tokens, fed.prompt, part));
+    widen(floor, base, other, source.model->config.vocabulary);
   }
   return floor;
 }
