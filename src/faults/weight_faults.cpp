@@ -149,29 +149,50 @@ Variants weights_tied(const FaultContext& c) {
   return all;
 }
 
-// The kernel takes the matrix for its transpose: element (j, i) is read at i * rows + j.
-Variants weights_transposed(const FaultContext& c) {
-  const Step& right = step_of(c);
-  if (!is_matrix(right)) return {};
-  const auto make = [weight = right.weight]() -> WeightPtr {
-    const auto values = weight->values();
-    std::vector<float> read(values.size());
-    const size_t rows = weight->rows;
-    const size_t columns = weight->columns;
-    for (size_t m = 0; m < weight->matrices; ++m)
-      for (size_t j = 0; j < rows; ++j)
-        for (size_t i = 0; i < columns; ++i)
-          read[(m * rows + j) * columns + i] = values[m * rows * columns + i * rows + j];
-    return weight_of_floats(*weight, read);
-  };
-  return {with_weight(right, make, "rows x columns", "columns x rows",
-                      fmt::format("the matrix {} ({}x{}) is read transposed", right.weight->name,
-                                  right.weight->rows, right.weight->columns))};
-}
-
 bool is_query_or_key(const Step& step) {
   return step.name.find(".attn.q") != std::string::npos ||
          step.name.find(".attn.k") != std::string::npos;
+}
+
+// Row `row` of a weight that pairs neighbours, in the order of an engine that pairs halves.
+size_t neighbour_of_half(size_t row, size_t head_dim) {
+  const size_t i = row % head_dim;
+  return row - i + (i < head_dim / 2 ? 2 * i : 2 * (i - head_dim / 2) + 1);
+}
+
+// The kernel takes the matrix for its transpose: element (j, i) is read at i * rows + j. `order`
+// gives the row of the file that an engine has at a row.
+WeightPtr transposed(const Weight& weight, const std::function<size_t(size_t)>& order) {
+  const auto values = weight.values();
+  std::vector<float> read(values.size());
+  const size_t rows = weight.rows;
+  const size_t columns = weight.columns;
+  for (size_t m = 0; m < weight.matrices; ++m)
+    for (size_t j = 0; j < rows; ++j)
+      for (size_t i = 0; i < columns; ++i) {
+        const size_t at = i * rows + j;
+        read[(m * rows + order(j)) * columns + i] =
+            values[m * rows * columns + order(at / columns) * columns + at % columns];
+      }
+  return weight_of_floats(weight, read);
+}
+
+Variants weights_transposed(const FaultContext& c) {
+  const Step& right = step_of(c);
+  if (!is_matrix(right)) return {};
+  const auto make = [&](const std::function<size_t(size_t)>& order) {
+    return with_weight(
+        right, [weight = right.weight, order] { return transposed(*weight, order); },
+        "rows x columns", "columns x rows",
+        fmt::format("the matrix {} ({}x{}) is read transposed", right.weight->name,
+                    right.weight->rows, right.weight->columns));
+  };
+  Variants all = {make([](size_t row) { return row; })};
+  // Another engine has the rows of q and k in the order of its own rotation.
+  const size_t dim = c.model.config.head_dim;
+  if (is_query_or_key(right) && dim > 0 && dim % 2 == 0 && right.weight->rows % dim == 0)
+    all.push_back(make([dim](size_t row) { return neighbour_of_half(row, dim); }));
+  return all;
 }
 
 // Rows of q or k within each head in another order: a converter that did not make neighbours of
