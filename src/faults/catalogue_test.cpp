@@ -41,14 +41,41 @@ TEST(Catalogue, NoVariantOfARotationIsTheRightOne) {
   EXPECT_GE(variants, 10U);
 }
 
+std::shared_ptr<Weight> vector_of(size_t count) {
+  auto weight = std::make_shared<Weight>();
+  weight->rows = 1;
+  weight->columns = count;
+  weight->storage.assign(count * sizeof(float), std::byte{0x3F});
+  weight->bytes = weight->storage;
+  return weight;
+}
+
+// The weight of one head was repeated for the whole row, the bias was not, and the kernel read
+// behind its end.
+TEST(Catalogue, AGroupOfANormHasAsManyBiasesAsWeights) {
+  Model model;
+  model.config.head_dim = 4;
+  Plan plan;
+  plan.steps = {{.op = Op::LayerNorm,
+                 .name = "layer.0.attn.q_norm",
+                 .width = 12,
+                 .weight = vector_of(4),
+                 .bias = vector_of(4),
+                 .group = 4}};
+  const auto variants = fault_named("norm.group").variants({.model = model, .plan = plan});
+  ASSERT_EQ(variants.size(), 1U);
+  const Step step = variants[0].step();
+  EXPECT_EQ(step.group, 12U);
+  for (const auto& weight : {step.weight, step.bias}) {
+    EXPECT_EQ(weight->columns, 12U);
+    EXPECT_EQ(weight->values(), std::vector<float>(12, vector_of(1)->values()[0]));
+  }
+}
+
 // The tiny model of the repository has no biases, so the fault tests cannot inject this one.
 TEST(Catalogue, ASkippedBiasAddsNothing) {
-  auto bias = std::make_shared<Weight>();
+  const auto bias = vector_of(3);
   bias->name = "blk.0.attn_q.bias";
-  bias->rows = 1;
-  bias->columns = 3;
-  bias->storage.assign(3 * sizeof(float), std::byte{0x3F});
-  bias->bytes = bias->storage;
   const Model model;
   Plan plan;
   plan.steps = {{.op = Op::Bias, .name = "layer.0.attn.q", .width = 3, .weight = bias},
