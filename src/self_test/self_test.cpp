@@ -174,11 +174,12 @@ struct RewritePlan {
   size_t part, threads;
   std::optional<size_t> noisy_step;
 };
-// Embeddings, numbers of experts and values that are not rotated are copies: a right engine changes
-// nothing there.
+// Embeddings, numbers of experts and values that are not rotated are copies, and a learned position
+// is one addition, which has no other order: a right engine changes nothing there.
 bool rounds_every_value(const Step& step) {
   if (step.op == Op::Rope) return step.rope.dimensions == step.head_dim;
-  return !is_on_request(step.op) && step.op != Op::TopExperts && step.op != Op::Embedding;
+  return !is_on_request(step.op) && step.op != Op::TopExperts && step.op != Op::Embedding &&
+         step.op != Op::Positions;
 }
 RewritePlan rewrite_of(const Bench& bench, size_t number) {
   const auto& setup = bench.setup;
