@@ -377,6 +377,9 @@ std::vector<std::string> below_floor(const SelfTestResult& result, const Floors&
   at_least("right reason", shares.reason, floors.reason);
   at_least("right step by audit", shares.audit, floors.audit);
   at_least("held out, unexplained or by the same values", shares.held_out, floors.held_out);
+  if (shares.faults < floors.faults)
+    missed.push_back(
+        fmt::format("faults with an effect: {}, the floor is {}", shares.faults, floors.faults));
   if (shares.trials == 0) missed.push_back("no fault had an effect: nothing was tested");
   for (const auto& file : result.files)
     if (!file.right && !file.refused)
