@@ -103,6 +103,27 @@ TEST(Faults, AtTheEndsOfTheModel) {
   }
 }
 
+// A run of a tiny model of tests/models/zoo.
+RunOf zoo_run(const std::string& name, std::vector<std::string> inject) {
+  auto model = load_model(std::string(PLUMB_SOURCE_DIR) + "/tests/models/zoo/" + name);
+  EXPECT_TRUE(model) << model.error().message;
+  std::vector<Token> tokens(12);
+  std::iota(tokens.begin(), tokens.end(), Token{3});
+  return {.inject = std::move(inject),
+          .tokens = std::move(tokens),
+          .model = std::make_shared<const Model>(std::move(*model))};
+}
+
+// A float embedding is copied and has the bound 0; the factor that is read off products that were
+// rounded is not exact, and the step was left unexplained.
+TEST(Faults, AScaledCopyIsExplained) {
+  for (const char* factor : {"1.01", "0.7", "3.3"}) {
+    const auto fault = fmt::format("value.scaled@embedding:{}", factor);
+    expect_found(audit_run(zoo_run("mistral-window", {fault})), "embedding", "candidate",
+                 {"value.scaled"}, fault);
+  }
+}
+
 TEST(Faults, OfTheScalarLevelAndTheRefereeToo) {
   for (const char* backend : {"scalar", "referee"})
     expect_found(
