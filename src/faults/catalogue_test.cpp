@@ -72,6 +72,47 @@ TEST(Catalogue, AGroupOfANormHasAsManyBiasesAsWeights) {
   }
 }
 
+// Blocks whose scale is 1, and whose numbers are of some value.
+std::shared_ptr<Weight> blocks_of(DType dtype) {
+  auto weight = std::make_shared<Weight>();
+  weight->dtype = dtype;
+  weight->rows = 1;
+  weight->columns = info(dtype).block_elements;
+  auto& block = weight->storage;
+  block.assign(info(dtype).block_bytes, std::byte{0x5A});
+  const bool scale_first = dtype == DType::Q4_0 || dtype == DType::Q5_0;
+  block[scale_first ? 0 : block.size() - 2] = std::byte{0};
+  block[scale_first ? 1 : block.size() - 1] = std::byte{0x3C};  // 1 as a half
+  if (dtype == DType::Q6_K) std::fill_n(&block[192], 16, std::byte{1});
+  if (dtype == DType::Q3_K) {  // 6-bit scales of 33, of which 32 is subtracted
+    std::fill_n(&block[96], 8, std::byte{0x11});
+    std::fill_n(&block[104], 4, std::byte{0xAA});
+  }
+  weight->bytes = block;
+  return weight;
+}
+
+// No run of a model of the repository had an effect of it: none has Q4_0 or Q5_0, and the types
+// that they have, Q3_K and Q6_K, were left out.
+TEST(Catalogue, AZeroPointThatIsNotSubtractedStandsInEveryValue) {
+  const Model model;
+  for (const auto& [dtype, zero] : {std::pair{DType::Q4_0, 8.0F},
+                                    {DType::Q5_0, 16.0F},
+                                    {DType::Q3_K, 4.0F},
+                                    {DType::Q6_K, 32.0F}}) {
+    const auto weight = blocks_of(dtype);
+    Plan plan;
+    plan.steps = {{.op = Op::MatMul, .name = "layer.0.attn.v", .width = 1, .weight = weight}};
+    const auto variants =
+        fault_named("weights.zero_point").variants({.model = model, .plan = plan});
+    ASSERT_EQ(variants.size(), 1U) << info(dtype).name;
+    const auto faulty = variants[0].step().weight->values();
+    const auto right = weight->values();
+    for (size_t i = 0; i < right.size(); ++i)
+      EXPECT_EQ(faulty[i], right[i] + zero) << info(dtype).name << " at " << i;
+  }
+}
+
 // The tiny model of the repository has no biases, so the fault tests cannot inject this one.
 TEST(Catalogue, ASkippedBiasAddsNothing) {
   const auto bias = vector_of(3);
