@@ -348,6 +348,21 @@ std::optional<Explanation> seen_in_values(const ReplayedStep& wrong,
   return {};
 }
 
+// One wrong value stands for itself where its row and the other positions are right, and no limit
+// explains it: a value that was cut off is the largest of what was recorded.
+bool is_single_value(const ReplayedStep& wrong) {
+  const auto& check = wrong.check;
+  if (check.wrong_values != 1 || check.non_finite > 0) return false;
+  if (wrong.width < 2 || check.positions.size() < 2) return false;
+  const auto row = std::ranges::find(check.positions, check.worst_position);
+  const size_t at =
+      static_cast<size_t>(row - check.positions.begin()) * wrong.width + check.worst_channel;
+  const double recorded = wrong.recorded[at];
+  const double right = wrong.referee[at];
+  return std::fabs(recorded) < largest_of(wrong.recorded) || recorded * right < 0 ||
+         std::fabs(right) < std::fabs(recorded);
+}
+
 // One value, or those that are no numbers, among values that are all right.
 std::optional<Explanation> few_values(const ReplayedStep& wrong,
                                       const std::set<std::string>& without) {
@@ -366,7 +381,7 @@ std::optional<Explanation> few_values(const ReplayedStep& wrong,
         .reproduced_to = {},
         .clues = {},
         .variant = {}};
-  if (check.wrong_values == 1 && check.non_finite == 0 && !without.contains("value.element"))
+  if (is_single_value(wrong) && !without.contains("value.element"))
     return Explanation{.reason = "value.element",
                        .at = check.name,
                        .parameters = {},

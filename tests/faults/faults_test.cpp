@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "replay/hypotheses.h"
 #include "tests/laws/test_support.h"
 
 namespace plumb::testing {
@@ -122,6 +123,28 @@ TEST(Faults, AScaledCopyIsExplained) {
     expect_found(audit_run(zoo_run("mistral-window", {fault})), "embedding", "candidate",
                  {"value.scaled"}, fault);
   }
+}
+
+// A limit that cuts off a single value was called one wrong element where the catalogue had no row
+// for it.
+TEST(Faults, AValueThatWasCutOffIsNoSingleWrongElement) {
+  const std::string step = "layer.1.ffn.out";
+  const Side right = side_of("candidate", {});
+  std::vector<double> sizes;
+  std::vector<double> row(right.model->config.width);
+  for (size_t r = 0; r < right.trace.tokens.size(); ++r) {
+    read_row(*right.trace.find(step), r, row);
+    for (const double x : row) sizes.push_back(std::fabs(x));
+  }
+  std::ranges::sort(sizes, std::greater{});
+  const auto fault = fmt::format("value.clamped@{}:{}", step, (sizes[0] + sizes[1]) / 2);
+  const Side side = side_of("candidate", {.inject = {fault}});
+  Threads threads(2);
+  const Replayer replayer(*side.model, side.plan, side.trace, threads);
+  const auto checked = replayer.check(side.plan.find(step).value());
+  EXPECT_EQ(checked.check.wrong_values, 1U);
+  EXPECT_EQ(explain(replayer, checked).reason, "value.clamped");
+  EXPECT_EQ(explain(replayer, checked, {"value.clamped"}).reason, "unexplained");
 }
 
 TEST(Faults, OfTheScalarLevelAndTheRefereeToo) {
