@@ -165,7 +165,7 @@ std::vector<Fault> norm_faults() {
       {"norm.gamma_twice", "the norm's weight is applied twice", "norms", norm_gamma_twice},
       {"norm.kind", "layer norm for RMS norm or the other way", "norms", norm_kind},
       {"norm.offset", "1 + w for w, or w - 1 (parameter: the offset)", "norms", norm_offset},
-      {"norm.group", "the row is normed for each head or the other way", "attn.q_norm attn.k_norm",
+      {"norm.group", "the row is normed for each head or the other way", "norms of whole heads",
        norm_group_size},
       {"norm.mean", "squares summed and divided by n - 1, or not divided", "norms", norm_mean},
       {"norm.missing", "the values pass without the norm", "norms", norm_missing},

@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <set>
 
 #include "replay/hypotheses.h"
 #include "tests/laws/test_support.h"
@@ -186,6 +188,48 @@ TEST(Faults, InEveryLayerAreOneFinding) {
                "rope.theta@layer.2.attn.q_rope:500000", "rope.theta@layer.3.attn.q_rope:500000"}});
   ASSERT_EQ(result.findings.size(), 1U);
   EXPECT_EQ(result.findings[0].layers, (std::vector<int>{0, 1, 2, 3}));
+}
+
+// Whether the text that a list shows for a fault names the step, by its name or by its kind.
+std::string name_in_layer(const Step& step) {
+  return step.name.starts_with("layer.") ? step.name.substr(step.name.find('.', 6) + 1) : step.name;
+}
+bool names_step(const std::string& text, const Step& step) {
+  const auto name = name_in_layer(step);
+  auto words = " " + text + " ";
+  std::erase(words, ',');
+  const auto says = [&](const std::string& word) { return words.contains(" " + word + " "); };
+  if (says("any")) return !says(name);
+  return says(name) || (says("norms") && is_norm(step.op)) ||
+         (says("projections") && (is_product(step.op) || step.op == Op::Bias)) ||
+         (says("residuals") && step.op == Op::Add) || (says("scales") && step.op == Op::Scale) ||
+         (says("weight") && step.weight);
+}
+
+// `--list-faults` named fewer steps than a fault applies to.
+TEST(Faults, TheListNamesEachStepThatAFaultAppliesTo) {
+  const auto zoo = std::filesystem::path(PLUMB_SOURCE_DIR) / "tests" / "models" / "zoo";
+  std::set<std::string> missing;
+  for (const auto& entry : std::filesystem::directory_iterator(zoo)) {
+    if (!entry.is_directory()) continue;
+    const auto model = load_model(entry.path());
+    if (!model) continue;  // of an architecture that cannot be run
+    const Plan plan = make_plan(*model);
+    for (size_t at = 0; at < plan.steps.size(); ++at)
+      for (const auto& fault : fault_catalogue())
+        for (const auto& parameter : {std::optional<double>(), std::optional<double>(3)}) {
+          const FaultContext context{.model = *model,
+                                     .plan = plan,
+                                     .step = at,
+                                     .parameter = parameter,
+                                     .first_position = 4,
+                                     .prompt = 8,
+                                     .largest = 1};
+          if (!fault.variants(context).empty() && !names_step(fault.steps, plan.steps[at]))
+            missing.insert(fault.name + " at " + name_in_layer(plan.steps[at]));
+        }
+  }
+  EXPECT_EQ(fmt::format("{}", fmt::join(missing, "\n")), "");
 }
 
 }  // namespace
