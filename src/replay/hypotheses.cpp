@@ -70,7 +70,7 @@ struct Search {
                          .prompt = replayer.prompt()};
     context.first_position = first_wrong;
     if (replaced == wrong.check.step) {
-      context.fitted_epsilons = fit_epsilons(replayer, wrong);
+      context.fitted_epsilons = fit_epsilons(replayer, wrong, replayer.plan().steps[replaced]);
       context.fitted_rope = fit_rope(replayer, wrong);
       context.largest = largest_of(wrong.recorded);
     }
@@ -82,32 +82,48 @@ struct Search {
     return try_pairs(replaced, context);
   }
 
-  // Two faults of one rotation: a port that pairs the wrong way often leaves the scaling out too.
+  // Two faults of one step, the second on top of the first. Of a rotation any two: a port that
+  // pairs the wrong way often leaves the scaling out too. Of a norm any one with an epsilon.
   bool try_pairs(size_t replaced, const FaultContext& context) {
-    if (replayer.plan().steps[replaced].op != Op::Rope) return false;
-    const auto of_rope = [&](const Fault& fault) {
-      return fault.name.starts_with("rope.") && !without.contains(fault.name);
-    };
+    const Op op = replayer.plan().steps[replaced].op;
+    const std::string kind = op == Op::Rope ? "rope." : is_norm(op) ? "norm." : "none";
     for (const auto& first : fault_catalogue()) {
-      if (!of_rope(first)) continue;
-      for (const auto& one : first.variants(context)) {
-        Plan plan = replayer.plan();
-        plan.steps[replaced] = one.step();
-        FaultContext changed = {.model = context.model,
-                                .plan = plan,
-                                .step = replaced,
-                                .first_position = context.first_position,
-                                .prompt = context.prompt};
-        for (const auto& second : fault_catalogue()) {
-          if (!of_rope(second) || second.name <= first.name) continue;
-          for (const auto& two : second.variants(changed)) {
-            FaultVariant both{two.step, one.parameters, one.text + ", and " + two.text};
-            for (const auto& [key, value] : two.parameters)
-              both.parameters["second_" + key] = value;
-            both.parameters["second"] = second.name;
-            if (try_variant(replaced, both, first.name)) return true;
-          }
-        }
+      if (!first.name.starts_with(kind) || without.contains(first.name)) continue;
+      for (const auto& one : first.variants(context))
+        if (try_seconds(replaced, context, first, one)) return true;
+    }
+    return false;
+  }
+
+  bool is_second(const Fault& first, const Fault& second) const {
+    if (without.contains(second.name)) return false;
+    // norm.mean is made with an epsilon that is not the file's: nothing can be said of another.
+    if (first.name.starts_with("norm."))
+      return second.name == "norm.epsilon" && first.name != second.name &&
+             first.name != "norm.mean";
+    return second.name.starts_with("rope.") && second.name > first.name;
+  }
+
+  bool try_seconds(size_t replaced, const FaultContext& context, const Fault& first,
+                   const FaultVariant& one) {
+    Plan plan = replayer.plan();
+    plan.steps[replaced] = one.step();
+    const Step& step = plan.steps[replaced];
+    FaultContext changed = {.model = context.model,
+                            .plan = plan,
+                            .step = replaced,
+                            .first_position = context.first_position,
+                            .prompt = context.prompt};
+    if (is_norm(step.op) && replaced == wrong.check.step)
+      changed.fitted_epsilons =
+          fit_epsilons(replayer, replayer.check_as(way, replaced, step, {}), step);
+    for (const auto& second : fault_catalogue()) {
+      if (!is_second(first, second)) continue;
+      for (const auto& two : second.variants(changed)) {
+        FaultVariant both{two.step, one.parameters, one.text + ", and " + two.text};
+        for (const auto& [key, value] : two.parameters) both.parameters["second_" + key] = value;
+        both.parameters["second"] = second.name;
+        if (try_variant(replaced, both, first.name)) return true;
       }
     }
     return false;

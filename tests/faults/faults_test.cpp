@@ -166,6 +166,29 @@ TEST(Faults, SeveralAtOnceAreAllFound) {
       (std::vector<std::string>{"layer.0.attn.q_rope", "layer.2.ffn.norm", "layer.3.ffn.gate"}));
 }
 
+// Two faults of one norm were unexplained.
+TEST(Faults, OfANormTogetherWithAnEpsilonAreBothNamed) {
+  for (const char* name : {"norm.gamma_skipped", "norm.offset", "norm.kind", "norm.source"})
+    for (const char* epsilon : {"0.001", "0.0123"}) {
+      const std::string step = "layer.2.ffn.norm";
+      const auto result =
+          compare_runs({}, {.inject = {fmt::format("{}@{}", name, step),
+                                       fmt::format("norm.epsilon@{}:{}", step, epsilon)}});
+      expect_found(result, step, "candidate", {name}, fmt::format("{}, {}", name, epsilon));
+      const auto& parameters = first_finding(result).parameters;
+      ASSERT_TRUE(parameters.contains("second")) << name;
+      EXPECT_EQ(parameters.at("second"), "norm.epsilon");
+      EXPECT_NEAR(std::stod(parameters.at("second_found")), std::stod(epsilon),
+                  0.01 * std::stod(epsilon));
+    }
+}
+
+// The epsilon of a layer norm with a bias is read off as well as that of an RMS norm.
+TEST(Faults, AnyEpsilonOfALayerNormIsFound) {
+  const auto result = audit_run(zoo_run("phi", {"norm.epsilon@layer.0.attn.norm:0.0123"}));
+  expect_found(result, "layer.0.attn.norm", "candidate", {"norm.epsilon"}, "layer norm");
+}
+
 TEST(Faults, OneFaultOnEachSide) {
   const auto result = compare_runs({.inject = {"rope.pairing@layer.1.attn.q_rope"}},
                                    {.inject = {"norm.gamma_skipped@layer.2.ffn.norm"}});
