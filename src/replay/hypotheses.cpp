@@ -69,17 +69,26 @@ struct Search {
                          .step = replaced,
                          .prompt = replayer.prompt()};
     context.first_position = first_wrong;
-    if (replaced == wrong.check.step) {
-      context.fitted_epsilons = fit_epsilons(replayer, wrong, replayer.plan().steps[replaced]);
+    if (replaced == wrong.check.step) context.largest = largest_of(wrong.recorded);
+    if (try_each(replaced, context)) return true;
+    // What is read off the values comes last: it fits the values of other faults too, as a base
+    // fits those of frequencies that were made from another width.
+    const auto& step = replayer.plan().steps[replaced];
+    if (replaced == wrong.check.step && (is_norm(step.op) || step.op == Op::Rope)) {
+      context.fitted_epsilons = fit_epsilons(replayer, wrong, step);
       context.fitted_rope = fit_rope(replayer, wrong);
-      context.largest = largest_of(wrong.recorded);
+      if (try_each(replaced, context)) return true;
     }
+    return try_pairs(replaced, context);
+  }
+
+  bool try_each(size_t replaced, const FaultContext& context) {
     for (const auto& fault : fault_catalogue()) {
       if (without.contains(fault.name)) continue;
       for (const auto& variant : fault.variants(context))
         if (try_variant(replaced, variant, fault.name)) return true;
     }
-    return try_pairs(replaced, context);
+    return false;
   }
 
   // Two faults of one step, the second on top of the first. Of a rotation any two: a port that

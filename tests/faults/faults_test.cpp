@@ -166,6 +166,17 @@ TEST(Faults, SeveralAtOnceAreAllFound) {
       (std::vector<std::string>{"layer.0.attn.q_rope", "layer.2.ffn.norm", "layer.3.ffn.gate"}));
 }
 
+// A base that is read off the values gives the same frequencies, and was named first.
+TEST(Faults, AFrequencyWidthIsNotTakenForABase) {
+  for (const char* layer : {"0", "3"}) {
+    const auto step = fmt::format("layer.{}.attn.q_rope", layer);
+    const auto result = audit_run({.inject = {"rope.frequency_width@" + step}});
+    expect_found(result, step, "candidate", {"rope.frequency_width"}, step);
+  }
+  const auto other = audit_run({.inject = {"rope.theta@layer.1.attn.k_rope:31000"}});
+  expect_found(other, "layer.1.attn.k_rope", "candidate", {"rope.theta"}, "a base");
+}
+
 // Two faults of one norm were unexplained.
 TEST(Faults, OfANormTogetherWithAnEpsilonAreBothNamed) {
   for (const char* name : {"norm.gamma_skipped", "norm.offset", "norm.kind", "norm.source"})
