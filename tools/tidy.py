@@ -63,6 +63,20 @@ def check_file(path, source, errors):
             errors.append(f"{path}:{number}: TODO without an issue number")
 
 
+def check_document(path, root, errors):
+    """Files that a document names are there. A folder of src may begin a name; <name> and * stand for anything."""
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        for name in re.findall(r"`([\w.-]+/[\w./<>*-]*)`", line):
+            first = name.split("/")[0]
+            pattern = re.sub(r"<[^>]*>", "*", name).rstrip("/")
+            for base in (root, root / "src"):
+                if (base / first).is_dir() and any(base.glob(pattern)):
+                    break
+            else:
+                if (root / first).is_dir() or (root / "src" / first).is_dir():
+                    errors.append(f"{path}:{number}: there is no {name}")
+
+
 def main():
     root = Path(sys.argv[1])
     source = root / "src"
@@ -78,6 +92,8 @@ def main():
         names[path.name] = path
         if path.suffix == ".cpp" and path.name not in cmake:
             errors.append(f"{path}: not in CMakeLists.txt")
+    for path in [*root.glob("*.md"), *(root / "docs").rglob("*.md")]:
+        check_document(path, root, errors)
     print("\n".join(errors) if errors else f"tidy: {len(files)} files")
     return 1 if errors else 0
 

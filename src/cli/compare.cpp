@@ -111,23 +111,24 @@ Result<std::vector<Token>> prompt_of(const CompareOptions& options, const Source
 }
 
 // How many tokens will be fed at most: some scalings of RoPE depend on it.
-Result<size_t> count_tokens(const CompareOptions& options, const Source& a, const Source& b) {
+Result<FedLength> count_tokens(const CompareOptions& options, const Source& a, const Source& b) {
   for (const auto* source : {&a, &b})
-    if (source->is_trace) return source->trace->tokens.size();
+    if (source->is_trace)
+      return FedLength{source->trace->tokens.size(), std::max<size_t>(source->trace->prompt, 1)};
   TRY_ASSIGN(const auto prompt, prompt_of(options, a, b));
-  return prompt.size() + options.input.decode;
+  return FedLength{prompt.size() + options.input.decode, prompt.size()};
 }
 
-Result<void> plan_source(const CompareOptions& options, size_t tokens, Source& source) {
+Result<void> plan_source(const CompareOptions& options, FedLength fed, Source& source) {
   if (source.role == "candidate" && source.is_trace && !options.inject.empty())
     return fail(ErrorCode::Usage, "--inject needs a model as candidate: a trace was run already");
   if (!source.model) return {};
-  source.plan = make_plan(*source.model, tokens);
+  source.plan = make_plan(*source.model, fed.all);
   source.executed = source.plan;
   source.injected.clear();
   if (source.role != "candidate") return {};
   for (const auto& text : options.inject) {
-    TRY(inject(text, *source.model, source.executed));
+    TRY(inject(text, *source.model, source.executed, fed));
     source.injected += (source.injected.empty() ? "" : "; ") + text;
   }
   return {};
@@ -295,9 +296,9 @@ Result<SetOutcome> run_set(const CompareOptions& options, Source& a, Source& b, 
   bool chosen = false;
   for (const auto& prompt : prompts) {
     show_progress("running prompt", outcomes.size(), prompts.size());
-    const size_t tokens = prompt.tokens.size() + options.input.decode;
-    TRY(plan_source(options, tokens, a));
-    TRY(plan_source(options, tokens, b));
+    const FedLength length{prompt.tokens.size() + options.input.decode, prompt.tokens.size()};
+    TRY(plan_source(options, length, a));
+    TRY(plan_source(options, length, b));
     TRY_ASSIGN(auto outcome,
                run_prompt(a.setup(threads), b.setup(threads), prompt.tokens, options.input.decode));
     outcome.line = prompt.line;
@@ -332,9 +333,9 @@ Result<int> run_compare(CompareOptions options) {
     options.chosen.assign(prompt.tokens.begin(),
                           prompt.tokens.begin() + static_cast<ptrdiff_t>(prompt.prompt));
   }
-  TRY_ASSIGN(const size_t tokens, count_tokens(options, a, b));
-  TRY(plan_source(options, tokens, a));
-  TRY(plan_source(options, tokens, b));
+  TRY_ASSIGN(const auto length, count_tokens(options, a, b));
+  TRY(plan_source(options, length, a));
+  TRY(plan_source(options, length, b));
   TRY_ASSIGN(const auto fed, choose_tokens(options, a, b, threads));
   if (!a.is_trace || !b.is_trace) show_progress("running", 0, 2);
   // Beside a trace without values a run needs none either, and no floor of its logits.

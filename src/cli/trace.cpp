@@ -31,10 +31,11 @@ Result<int> trace(const TraceOptions& options) {
   TRY_ASSIGN(const auto prompt, read_tokens(options.input, model));
   TRY_ASSIGN(const auto backend, options.machine.make_backend());
   Threads threads(options.machine.thread_count());
-  Plan plan = make_plan(model, prompt.size() + options.input.decode);
+  const FedLength fed{prompt.size() + options.input.decode, prompt.size()};
+  Plan plan = make_plan(model, fed.all);
   std::string injected;
   for (const auto& text : options.inject) {
-    TRY_ASSIGN(const auto what, inject(text, model, plan));
+    TRY_ASSIGN(const auto what, inject(text, model, plan, fed));
     fmt::print(stderr, "injected    {}\n", what);
     injected += (injected.empty() ? "" : "; ") + text;
   }

@@ -123,29 +123,54 @@ Variants weights_block_type(const FaultContext& c) {
   return all;
 }
 
-// The number that stands for zero is not subtracted: Q4_0 read as Q4_1 without an offset.
+// Q4_0 read as Q4_1, Q5_0 as Q5_1, with an offset of 0.
+WeightPtr with_offset_zero(const Weight& right) {
+  auto copy = std::make_shared<Weight>(right);
+  copy->dtype = right.dtype == DType::Q4_0 ? DType::Q4_1 : DType::Q5_1;
+  const size_t from = info(right.dtype).block_bytes;
+  const size_t to = info(copy->dtype).block_bytes;
+  const size_t blocks = right.bytes.size() / from;
+  copy->storage.assign(blocks * to, std::byte{0});
+  for (size_t b = 0; b < blocks; ++b) {  // d, an offset of 0, the rest
+    std::memcpy(&copy->storage[b * to], &right.bytes[b * from], 2);
+    std::memcpy(&copy->storage[b * to + 4], &right.bytes[b * from + 2], from - 2);
+  }
+  copy->bytes = copy->storage;
+  return copy;
+}
+
+// Q3_K and Q6_K, which no other type can hold without their zero. With every number 0, which are
+// the first bytes of a block, a right reader gives what it subtracts.
+WeightPtr nothing_subtracted(const Weight& right) {
+  auto blank = weight_of_bytes(right);
+  const size_t numbers = right.dtype == DType::Q3_K ? 96 : 192;
+  const size_t size = info(right.dtype).block_bytes;
+  for (size_t at = 0; at < blank->storage.size(); at += size)
+    std::memset(&blank->storage[at], 0, numbers);
+  auto values = right.values();
+  const auto subtracted = blank->values();
+  for (size_t i = 0; i < values.size(); ++i) values[i] -= subtracted[i];
+  return weight_of_floats(right, values);
+}
+
+// The number that stands for zero is not subtracted. An embedding of floats would have to be
+// exact, so that of the K types is left out.
 Variants weights_zero_point(const FaultContext& c) {
   const Step& right = step_of(c);
   if (!has_blocks(right)) return {};
-  const DType dtype = right.weight->dtype;
-  if (dtype != DType::Q4_0 && dtype != DType::Q5_0) return {};
-  const auto make = [right, dtype] {
-    auto copy = std::make_shared<Weight>(*right.weight);
-    copy->dtype = dtype == DType::Q4_0 ? DType::Q4_1 : DType::Q5_1;
-    const size_t from = info(dtype).block_bytes;
-    const size_t to = info(copy->dtype).block_bytes;
-    const size_t blocks = right.weight->bytes.size() / from;
-    copy->storage.assign(blocks * to, std::byte{0});
-    for (size_t b = 0; b < blocks; ++b) {  // d, an offset of 0, the rest
-      std::memcpy(&copy->storage[b * to], &right.weight->bytes[b * from], 2);
-      std::memcpy(&copy->storage[b * to + 4], &right.weight->bytes[b * from + 2], from - 2);
-    }
-    copy->bytes = copy->storage;
+  const auto dtype = right.weight->dtype;
+  const bool is_k = dtype == DType::Q3_K || dtype == DType::Q6_K;
+  const char* zero = dtype == DType::Q4_0   ? "8"
+                     : dtype == DType::Q5_0 ? "16"
+                     : dtype == DType::Q3_K ? "4"
+                     : dtype == DType::Q6_K ? "32"
+                                            : nullptr;
+  if (zero == nullptr || (is_k && !is_product(right.op))) return {};
+  const auto make = [right, is_k] {
     Step step = right;
-    step.weight = copy;
+    step.weight = is_k ? nothing_subtracted(*right.weight) : with_offset_zero(*right.weight);
     return step;
   };
-  const char* zero = dtype == DType::Q4_0 ? "8" : "16";
   return {
       variant(make, zero, "0",
               fmt::format("{} is not subtracted from the values of {}", zero, described(right)))};
@@ -357,8 +382,8 @@ std::vector<Fault> block_faults() {
        "projections in Q4_0, Q4_1, Q4_K, IQ4_NL", weights_nibbles},
       {"weights.interleaved", "the values of a byte are taken for neighbours",
        "projections in Q4_0, Q4_1, Q4_K, IQ4_NL", weights_interleaved},
-      {"weights.zero_point", "the zero point is not subtracted", "projections in Q4_0, Q5_0",
-       weights_zero_point},
+      {"weights.zero_point", "the zero point is not subtracted",
+       "projections in Q4_0, Q5_0, Q3_K, Q6_K", weights_zero_point},
       {"weights.offset_missing", "the offset of each block is left out",
        "projections in Q4_1, Q5_1, Q2_K, Q4_K, Q5_K", weights_offset_missing},
       {"weights.scales_swapped", "scale and offset of each block are exchanged",

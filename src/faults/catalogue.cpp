@@ -147,7 +147,7 @@ const Fault& fault_named(const std::string& name) {
   return *found;
 }
 
-Result<std::string> inject(const std::string& text, const Model& model, Plan& plan) {
+Result<std::string> inject(const std::string& text, const Model& model, Plan& plan, FedLength fed) {
   const size_t at = text.find('@');
   if (at == std::string::npos)
     return fail(ErrorCode::Usage,
@@ -164,7 +164,11 @@ Result<std::string> inject(const std::string& text, const Model& model, Plan& pl
   const auto index = plan.find(step_name);
   if (!index)
     return fail(ErrorCode::Usage, fmt::format("--inject: this model has no step '{}'", step_name));
-  FaultContext context{.model = model, .plan = plan, .step = *index};
+  // A fault of the decode changes nothing where nothing is decoded.
+  FaultContext context{.model = model,
+                       .plan = plan,
+                       .step = *index,
+                       .prompt = fed.all > fed.prompt ? fed.prompt : 0};
   if (colon != std::string::npos) {
     TRY_ASSIGN(context.parameter, parse_number(text.substr(colon + 1)));
   }
@@ -172,7 +176,8 @@ Result<std::string> inject(const std::string& text, const Model& model, Plan& pl
   if (variants.empty())
     return fail(ErrorCode::Usage,
                 fmt::format("--inject: '{}' does not apply to {}{} (it is for {})", name, step_name,
-                            context.parameter ? " with this parameter" : ", or needs a parameter",
+                            context.parameter ? " with this parameter"
+                                              : ", or needs a parameter or tokens that are decoded",
                             fault->steps));
   plan.steps[*index] = variants[0].step();
   return fmt::format("{} at {}: {}", name, step_name, variants[0].text);

@@ -48,9 +48,16 @@ struct Fault {
 
 const std::vector<Fault>& fault_catalogue();
 
+// How many tokens a run is fed in all, and how many of them before it decodes: some faults begin
+// there. 0: not known.
+struct FedLength {
+  size_t all = 0, prompt = 0;
+};
+
 // "NAME@STEP" or "NAME@STEP:PARAMETER" applied to a plan. Fails by name for an unknown fault or
 // step, and where the fault does not apply to the step. A switch that changes nothing is an error.
-Result<std::string> inject(const std::string& text, const Model& model, Plan& plan);
+Result<std::string> inject(const std::string& text, const Model& model, Plan& plan,
+                           FedLength fed = {});
 
 // The row of that name; fails by CHECK if there is none.
 const Fault& fault_named(const std::string& name);

@@ -143,13 +143,16 @@ Variants experts_sigmoid(const FaultContext& c) {
 }  // namespace
 
 std::vector<Fault> feed_forward_faults() {
+  const char* activations = "ffn.act ffn.shared_act ffn.shared_weight";
+  const char* products = "ffn.glu ffn.shared_glu";
   return {
-      {"activation.function", "another activation function, or the other GELU", "ffn.act",
+      {"activation.function", "another activation function, or the other GELU", activations,
        activation_function},
-      {"activation.missing", "no activation", "ffn.act", activation_missing},
-      {"activation.source", "the activation of the other projection", "ffn.act", activation_source},
-      {"glu.source", "the product of other factors", "ffn.glu", glu_source},
-      {"glu.missing", "one factor passes without the product", "ffn.glu", glu_missing},
+      {"activation.missing", "no activation", activations, activation_missing},
+      {"activation.source", "the activation of the other projection", "ffn.act ffn.shared_act",
+       activation_source},
+      {"glu.source", "the product of other factors", products, glu_source},
+      {"glu.missing", "one factor passes without the product", products, glu_missing},
       {"experts.normalize", "weights of experts normalized or not", "ffn.expert_weights",
        experts_normalize},
       {"experts.used", "fewer experts have a weight (parameter: how many)", "ffn.expert_weights",

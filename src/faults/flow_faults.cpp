@@ -110,8 +110,8 @@ Variants logits_row(const FaultContext& c) {
 
 std::vector<Fault> flow_faults() {
   return {
-      {"embedding.row", "the row of another token (parameter: how far)", "embedding",
-       embedding_row},
+      {"embedding.row", "the row of another token (parameter: how far)",
+       "embedding embedding_lookup", embedding_row},
       {"positions.missing", "learned positions are not added", "embedding", positions_missing},
       {"scale.value", "a scale left out, inverted or applied twice (parameter: the scale)",
        "embedding attn.out_scaled ffn.out_scaled logits", scale_value},

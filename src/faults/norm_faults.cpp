@@ -65,6 +65,18 @@ Variants norm_offset(const FaultContext& c) {
   return all;
 }
 
+// A weight of one head for `count` values: each head has the same. One that is as long already
+// stays.
+WeightPtr for_each_head(const WeightPtr& weight, size_t count) {
+  if (!weight || weight->count() >= count) return weight;
+  const auto head_values = weight->values();
+  std::vector<float> values;
+  while (values.size() < count) values.insert(values.end(), head_values.begin(), head_values.end());
+  auto whole = weight_of_floats(*weight, values);
+  whole->columns = values.size();
+  return whole;
+}
+
 // All values of a row in place of each head, or each head in place of the row.
 Variants norm_group_size(const FaultContext& c) {
   const Step& right = step_of(c);
@@ -76,15 +88,8 @@ Variants norm_group_size(const FaultContext& c) {
   if (right.weight->count() != have && right.weight->count() != right.width) return {};
   Step step = right;
   step.group = other;
-  if (right.weight->count() < other) {  // each head has the same weight
-    const auto head_values = right.weight->values();
-    std::vector<float> values;
-    while (values.size() < other)
-      values.insert(values.end(), head_values.begin(), head_values.end());
-    auto whole = weight_of_floats(*right.weight, values);
-    whole->columns = values.size();
-    step.weight = std::move(whole);
-  }
+  step.weight = for_each_head(right.weight, other);
+  step.bias = for_each_head(right.bias, other);
   return {variant(step, number(static_cast<double>(have)), number(static_cast<double>(other)),
                   fmt::format("it norms {} values together; the model {}", other, have))};
 }
@@ -160,7 +165,7 @@ std::vector<Fault> norm_faults() {
       {"norm.gamma_twice", "the norm's weight is applied twice", "norms", norm_gamma_twice},
       {"norm.kind", "layer norm for RMS norm or the other way", "norms", norm_kind},
       {"norm.offset", "1 + w for w, or w - 1 (parameter: the offset)", "norms", norm_offset},
-      {"norm.group", "the row is normed for each head or the other way", "attn.q_norm attn.k_norm",
+      {"norm.group", "the row is normed for each head or the other way", "norms of whole heads",
        norm_group_size},
       {"norm.mean", "squares summed and divided by n - 1, or not divided", "norms", norm_mean},
       {"norm.missing", "the values pass without the norm", "norms", norm_missing},

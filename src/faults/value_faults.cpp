@@ -164,7 +164,7 @@ Variants value_scaled(const FaultContext& c) {
 }  // namespace
 
 std::vector<Fault> value_faults() {
-  const char* any = "any step but attn.scores and attn.weights";
+  const char* any = "any step but attn.scores, attn.weights and ffn.experts";
   return {
       {"value.zero", "nothing is computed", any, value_zero},
       {"value.zero_rows", "rows are zero from a position on (parameter: the position)", any,

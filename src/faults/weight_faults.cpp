@@ -361,6 +361,7 @@ Variants weights_last_rows(const FaultContext& c) {
 }  // namespace
 
 std::vector<Fault> weight_faults() {
+  const char* heads = "attn.q attn.k attn.v attn.q_matmul attn.k_matmul attn.v_matmul";
   return {
       {"bias.skipped", "the bias is not added", "projections and norms with a bias", bias_skipped},
       {"bias.twice", "the bias is added twice", "projections and norms with a bias", bias_twice},
@@ -370,13 +371,13 @@ std::vector<Fault> weight_faults() {
        "steps with a weight", weights_swapped},
       {"weights.layer", "the weight of the layer before or behind", "steps with a weight",
        weights_layer},
-      {"weights.tied", "the embedding for the output head or the other way", "embedding logits",
-       weights_tied},
+      {"weights.tied", "the embedding for the output head, or another weight outside the layers",
+       "embedding embedding_lookup final.norm logits logits_matmul", weights_tied},
       {"weights.rope_rows", "rows of each head in another order: permuted for RoPE twice, or not",
-       "attn.q attn.k", weights_rope_rows},
-      {"weights.heads", "heads in another order", "attn.q attn.k attn.v", weights_heads},
+       "attn.q attn.k attn.q_matmul attn.k_matmul", weights_rope_rows},
+      {"weights.heads", "heads in another order", heads, weights_heads},
       {"weights.fused", "a fused matrix taken apart in the wrong way",
-       "attn.q attn.k attn.v ffn.gate ffn.up", weights_fused},
+       std::string(heads) + " ffn.gate ffn.up", weights_fused},
       {"weights.last_rows", "the last rows are zero (parameter: how many)", "projections",
        weights_last_rows},
       {"weights.transposed", "the matrix is read transposed", "projections", weights_transposed},

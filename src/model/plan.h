@@ -92,6 +92,8 @@ struct AttentionQuirk {
   std::function<double(size_t head)> slope = {};  // of ALiBi
   bool cap_before_scale = false;
   SoftmaxQuirk softmax = SoftmaxQuirk::None;
+  // What becomes of the score or the weight of a key that is seen.
+  std::function<double(size_t query, size_t head, size_t key, double value)> value = {};
 };
 
 // Scores, Softmax and Mix of one layer share this. Query head h reads KV head h / (heads /

@@ -77,23 +77,47 @@ std::string phase_of(const std::vector<int32_t>& positions, size_t prompt) {
   return prefill && decode ? "both" : decode ? "decode" : "prefill";
 }
 
-// Where no fault explains a step, what its values are more than the right ones stands for it: added
-// to a right run it makes that run wrong in the same way, whatever its inputs are.
+// What the recorded values of a wrong step are more than the right ones.
+class RecordedDifference {
+ public:
+  explicit RecordedDifference(const ReplayedStep& wrong)
+      : width_(wrong.width), positions_(wrong.check.positions), values_(wrong.recorded) {
+    for (size_t i = 0; i < values_.size(); ++i)
+      values_[i] = values_[i] == wrong.referee[i] ? 0 : values_[i] - wrong.referee[i];
+  }
+  // 0 where nothing was recorded.
+  double at(int32_t position, size_t channel) const {
+    const auto row = std::ranges::lower_bound(positions_, position);
+    if (row == positions_.end() || *row != position || channel >= width_) return 0;
+    return values_[static_cast<size_t>(row - positions_.begin()) * width_ + channel];
+  }
+
+ private:
+  size_t width_;
+  std::vector<int32_t> positions_;
+  std::vector<double> values_;
+};
+
+// Where no fault explains a step, the difference stands for it: added to a right run it makes that
+// run wrong in the same way, whatever its inputs are.
 std::pair<size_t, Step> with_recorded_difference(const Replayer& replayer,
                                                  const ReplayedStep& wrong) {
   Step step = replayer.plan().steps[wrong.check.step];
-  if (step.width == 0) return {wrong.check.step, step};  // scores and weights have no fixed rows
-  auto difference = std::make_shared<std::vector<double>>(wrong.recorded.size());
-  for (size_t i = 0; i < wrong.recorded.size(); ++i)
-    (*difference)[i] =
-        wrong.recorded[i] == wrong.referee[i] ? 0 : wrong.recorded[i] - wrong.referee[i];
-  const auto add = [difference, width = wrong.width, positions = wrong.check.positions](
-                       int32_t position, size_t channel, double value) {
-    const auto row = std::ranges::lower_bound(positions, position);
-    if (row == positions.end() || *row != position) return value;
-    return value + (*difference)[static_cast<size_t>(row - positions.begin()) * width + channel];
+  const auto difference = std::make_shared<const RecordedDifference>(wrong);
+  if (!is_on_request(step.op)) {
+    step.quirk = std::make_shared<const Quirk>(
+        Quirk{.value = [difference](int32_t position, size_t channel, double value) {
+          return value + difference->at(position, channel);
+        }});
+    return {wrong.check.step, step};
+  }
+  // A row of the trace has a value for each of its tokens; in a run rows grow.
+  const auto add = [difference, keys = wrong.width / step.attention.heads](
+                       size_t query, size_t head, size_t key, double value) {
+    if (key >= keys) return value;
+    return value + difference->at(static_cast<int32_t>(query), head * keys + key);
   };
-  step.quirk = std::make_shared<const Quirk>(Quirk{.value = add});
+  step.attention.quirk = std::make_shared<const AttentionQuirk>(AttentionQuirk{.value = add});
   return {wrong.check.step, step};
 }
 

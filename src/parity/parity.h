@@ -132,7 +132,8 @@ std::optional<Price> price_of_logits(std::span<const float> a, std::span<const f
 using RunLogits = std::function<Result<std::vector<float>>(const Model& model, const Plan& plan)>;
 // Confirms each finding about a wrong step and gives it a price of its own: its wrong values put
 // into a right run must break it, and making the step right must heal what the others leave. Runs
-// the model 2 + 2 n times for n findings of a side, at most kMostConfirmed of them.
+// the model 3 + 2 n times for n findings of a side, 4 times for one: right twice, with all, with
+// each and without each. At most kMostConfirmed of them.
 constexpr size_t kMostConfirmed = 8;
 Result<void> confirm(Comparison& comparison, const RunLogits& run);
 

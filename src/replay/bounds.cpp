@@ -722,9 +722,11 @@ std::vector<double> error_bound(const Step& step, std::span<const BoundedValue> 
     case Op::Relu:
     case Op::QuickGelu: bound_element_wise(job); break;
   }
-  if (step.gain != 1)  // one rounding more, of the product
+  // Two roundings more: of the factor, which is read off the values where a fault is looked for,
+  // and of the product.
+  if (step.gain != 1)
     for (size_t i = 0; i < bound.size(); ++i)
-      bound[i] = std::fabs(step.gain) * bound[i] + output_rounding(out[i], job.u);
+      bound[i] = std::fabs(step.gain) * bound[i] + 2 * output_rounding(out[i], job.u);
   return bound;
 }
 

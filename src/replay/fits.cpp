@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <numeric>
 
 namespace plumb {
 namespace {
@@ -43,27 +44,30 @@ double turned_by(const Step& step, size_t pair, const std::vector<double>& x, co
 
 }  // namespace
 
-// Recorded = referee * sqrt((m + e) / (m + e')), so one row with a clear ratio gives e'. The row
-// with the smallest mean square shows it best.
-std::vector<double> fit_epsilons(const Replayer& replayer, const ReplayedStep& wrong) {
-  const auto& step = replayer.plan().steps[wrong.check.step];
-  if (step.op != Op::RmsNorm || norm_group(step) != step.width) return {};
-  const auto* input = replayer.trace().find(replayer.plan().steps[step.inputs[0]].name);
-  if (input == nullptr) return {};
-  std::vector<double> x(wrong.width);
+// Recorded = referee * sqrt((m + e) / (m + e')), both without the bias, so one row with a clear
+// ratio gives e'. The row with the smallest mean square m shows it best.
+std::vector<double> fit_epsilons(const Replayer& replayer, const ReplayedStep& wrong,
+                                 const Step& step) {
+  const size_t width = wrong.width;
+  if (!is_norm(step.op) || norm_group(step) != width) return {};
+  const auto bias = step.bias ? step.bias->values() : std::vector<float>(width, 0.0F);
   double best_square = INFINITY;
   double fitted = NAN;
   for (size_t r = 0; r < wrong.check.positions.size(); ++r) {
-    const auto at = std::ranges::lower_bound(input->positions, wrong.check.positions[r]) -
-                    input->positions.begin();
-    read_row(*input, static_cast<size_t>(at), x);
+    const auto x = input_row(replayer, step, wrong.check.positions[r]);
+    if (x.size() != width) return {};
+    const auto count = static_cast<double>(width);
+    const double mean =
+        step.op == Op::LayerNorm ? std::accumulate(x.begin(), x.end(), 0.0) / count : 0;
     double square = 0;
     double cross = 0;
     double own = 0;
-    for (size_t i = 0; i < wrong.width; ++i) {
-      square += x[i] * x[i] / static_cast<double>(wrong.width);
-      cross += wrong.recorded[r * wrong.width + i] * wrong.referee[r * wrong.width + i];
-      own += wrong.referee[r * wrong.width + i] * wrong.referee[r * wrong.width + i];
+    for (size_t i = 0; i < width; ++i) {
+      const auto shift = static_cast<double>(bias[i % bias.size()]);
+      const double right = wrong.referee[r * width + i] - shift;
+      square += (x[i] - mean) * (x[i] - mean) / count;
+      cross += (wrong.recorded[r * width + i] - shift) * right;
+      own += right * right;
     }
     const double ratio = cross / own;
     if (square >= best_square || !(ratio > 0)) continue;

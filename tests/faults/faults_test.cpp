@@ -4,7 +4,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <set>
 
+#include "replay/hypotheses.h"
 #include "tests/laws/test_support.h"
 
 namespace plumb::testing {
@@ -103,6 +106,49 @@ TEST(Faults, AtTheEndsOfTheModel) {
   }
 }
 
+// A run of a tiny model of tests/models/zoo.
+RunOf zoo_run(const std::string& name, std::vector<std::string> inject) {
+  auto model = load_model(std::string(PLUMB_SOURCE_DIR) + "/tests/models/zoo/" + name);
+  EXPECT_TRUE(model) << model.error().message;
+  std::vector<Token> tokens(12);
+  std::iota(tokens.begin(), tokens.end(), Token{3});
+  return {.inject = std::move(inject),
+          .tokens = std::move(tokens),
+          .model = std::make_shared<const Model>(std::move(*model))};
+}
+
+// A float embedding is copied and has the bound 0; the factor that is read off products that were
+// rounded is not exact, and the step was left unexplained.
+TEST(Faults, AScaledCopyIsExplained) {
+  for (const char* factor : {"1.01", "0.7", "3.3"}) {
+    const auto fault = fmt::format("value.scaled@embedding:{}", factor);
+    expect_found(audit_run(zoo_run("mistral-window", {fault})), "embedding", "candidate",
+                 {"value.scaled"}, fault);
+  }
+}
+
+// A limit that cuts off a single value was called one wrong element where the catalogue had no row
+// for it.
+TEST(Faults, AValueThatWasCutOffIsNoSingleWrongElement) {
+  const std::string step = "layer.1.ffn.out";
+  const Side right = side_of("candidate", {});
+  std::vector<double> sizes;
+  std::vector<double> row(right.model->config.width);
+  for (size_t r = 0; r < right.trace.tokens.size(); ++r) {
+    read_row(*right.trace.find(step), r, row);
+    for (const double x : row) sizes.push_back(std::fabs(x));
+  }
+  std::ranges::sort(sizes, std::greater{});
+  const auto fault = fmt::format("value.clamped@{}:{}", step, (sizes[0] + sizes[1]) / 2);
+  const Side side = side_of("candidate", {.inject = {fault}});
+  Threads threads(2);
+  const Replayer replayer(*side.model, side.plan, side.trace, threads);
+  const auto checked = replayer.check(side.plan.find(step).value());
+  EXPECT_EQ(checked.check.wrong_values, 1U);
+  EXPECT_EQ(explain(replayer, checked).reason, "value.clamped");
+  EXPECT_EQ(explain(replayer, checked, {"value.clamped"}).reason, "unexplained");
+}
+
 TEST(Faults, OfTheScalarLevelAndTheRefereeToo) {
   for (const char* backend : {"scalar", "referee"})
     expect_found(
@@ -118,6 +164,40 @@ TEST(Faults, SeveralAtOnceAreAllFound) {
   EXPECT_EQ(
       wrong_steps(result),
       (std::vector<std::string>{"layer.0.attn.q_rope", "layer.2.ffn.norm", "layer.3.ffn.gate"}));
+}
+
+// A base that is read off the values gives the same frequencies, and was named first.
+TEST(Faults, AFrequencyWidthIsNotTakenForABase) {
+  for (const char* layer : {"0", "3"}) {
+    const auto step = fmt::format("layer.{}.attn.q_rope", layer);
+    const auto result = audit_run({.inject = {"rope.frequency_width@" + step}});
+    expect_found(result, step, "candidate", {"rope.frequency_width"}, step);
+  }
+  const auto other = audit_run({.inject = {"rope.theta@layer.1.attn.k_rope:31000"}});
+  expect_found(other, "layer.1.attn.k_rope", "candidate", {"rope.theta"}, "a base");
+}
+
+// Two faults of one norm were unexplained.
+TEST(Faults, OfANormTogetherWithAnEpsilonAreBothNamed) {
+  for (const char* name : {"norm.gamma_skipped", "norm.offset", "norm.kind", "norm.source"})
+    for (const char* epsilon : {"0.001", "0.0123"}) {
+      const std::string step = "layer.2.ffn.norm";
+      const auto result =
+          compare_runs({}, {.inject = {fmt::format("{}@{}", name, step),
+                                       fmt::format("norm.epsilon@{}:{}", step, epsilon)}});
+      expect_found(result, step, "candidate", {name}, fmt::format("{}, {}", name, epsilon));
+      const auto& parameters = first_finding(result).parameters;
+      ASSERT_TRUE(parameters.contains("second")) << name;
+      EXPECT_EQ(parameters.at("second"), "norm.epsilon");
+      EXPECT_NEAR(std::stod(parameters.at("second_found")), std::stod(epsilon),
+                  0.01 * std::stod(epsilon));
+    }
+}
+
+// The epsilon of a layer norm with a bias is read off as well as that of an RMS norm.
+TEST(Faults, AnyEpsilonOfALayerNormIsFound) {
+  const auto result = audit_run(zoo_run("phi", {"norm.epsilon@layer.0.attn.norm:0.0123"}));
+  expect_found(result, "layer.0.attn.norm", "candidate", {"norm.epsilon"}, "layer norm");
 }
 
 TEST(Faults, OneFaultOnEachSide) {
@@ -142,6 +222,48 @@ TEST(Faults, InEveryLayerAreOneFinding) {
                "rope.theta@layer.2.attn.q_rope:500000", "rope.theta@layer.3.attn.q_rope:500000"}});
   ASSERT_EQ(result.findings.size(), 1U);
   EXPECT_EQ(result.findings[0].layers, (std::vector<int>{0, 1, 2, 3}));
+}
+
+// Whether the text that a list shows for a fault names the step, by its name or by its kind.
+std::string name_in_layer(const Step& step) {
+  return step.name.starts_with("layer.") ? step.name.substr(step.name.find('.', 6) + 1) : step.name;
+}
+bool names_step(const std::string& text, const Step& step) {
+  const auto name = name_in_layer(step);
+  auto words = " " + text + " ";
+  std::erase(words, ',');
+  const auto says = [&](const std::string& word) { return words.contains(" " + word + " "); };
+  if (says("any")) return !says(name);
+  return says(name) || (says("norms") && is_norm(step.op)) ||
+         (says("projections") && (is_product(step.op) || step.op == Op::Bias)) ||
+         (says("residuals") && step.op == Op::Add) || (says("scales") && step.op == Op::Scale) ||
+         (says("weight") && step.weight);
+}
+
+// `--list-faults` named fewer steps than a fault applies to.
+TEST(Faults, TheListNamesEachStepThatAFaultAppliesTo) {
+  const auto zoo = std::filesystem::path(PLUMB_SOURCE_DIR) / "tests" / "models" / "zoo";
+  std::set<std::string> missing;
+  for (const auto& entry : std::filesystem::directory_iterator(zoo)) {
+    if (!entry.is_directory()) continue;
+    const auto model = load_model(entry.path());
+    if (!model) continue;  // of an architecture that cannot be run
+    const Plan plan = make_plan(*model);
+    for (size_t at = 0; at < plan.steps.size(); ++at)
+      for (const auto& fault : fault_catalogue())
+        for (const auto& parameter : {std::optional<double>(), std::optional<double>(3)}) {
+          const FaultContext context{.model = *model,
+                                     .plan = plan,
+                                     .step = at,
+                                     .parameter = parameter,
+                                     .first_position = 4,
+                                     .prompt = 8,
+                                     .largest = 1};
+          if (!fault.variants(context).empty() && !names_step(fault.steps, plan.steps[at]))
+            missing.insert(fault.name + " at " + name_in_layer(plan.steps[at]));
+        }
+  }
+  EXPECT_EQ(fmt::format("{}", fmt::join(missing, "\n")), "");
 }
 
 }  // namespace

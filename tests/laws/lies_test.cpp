@@ -553,6 +553,32 @@ TEST(Lies, SwapThatReachedNothing) {
             std::string::npos);
 }
 
+// The same at scores and weights, whose recorded values were not put in: a finding there that
+// nothing explains was said to change nothing.
+TEST(Lies, SwapOfScoresAndWeightsThatReachedNothing) {
+  const auto fed = greedy_tokens();
+  for (const char* name : {"layer.1.attn.scores", "layer.1.attn.weights"}) {
+    const auto spoil = [name](Plan& plan) {
+      plan.steps[plan.find(name).value()].attention.quirk = std::make_shared<const AttentionQuirk>(
+          AttentionQuirk{.value = [](size_t, size_t head, size_t key, double x) {
+            return x * (1.5 + std::sin(static_cast<double>(head + 3 * key)));
+          }});
+    };
+    const StepChoice all{{"*"}};
+    auto result =
+        compare_runs({.steps = all, .fed = fed}, {.steps = all, .fed = fed, .edit = spoil});
+    EXPECT_EQ(wrong_steps(result), std::vector<std::string>{name});
+    ASSERT_TRUE(
+        confirm(result, [&](const Model& m, const Plan& p) { return run_fast(m, p, fed); }));
+    EXPECT_EQ(first_finding(result).reason, "unexplained");
+    ASSERT_TRUE(first_finding(result).confirmation) << name;
+    const auto& swap = *first_finding(result).confirmation;
+    EXPECT_GT(swap.alone, 1e-6) << name;
+    ASSERT_TRUE(swap.account);
+    EXPECT_LT(*swap.account, 1e-3 * swap.alone) << name;
+  }
+}
+
 // 15. Every value was NaN on both sides, no difference was above its threshold, and the check
 // passed.
 TEST(Lies, NanOnBothSides) {

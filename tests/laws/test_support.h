@@ -68,6 +68,7 @@ struct RunOf {
       {};  // teacher-forced tokens; the greedy ones of a clean run if not given
   std::shared_ptr<const Model> model = tiny_model();
   KvType kv = KvType::F32;
+  std::function<void(Plan&)> edit = {};  // a fault that the catalogue does not have
 };
 
 // A side of a comparison: the tiny model, run and recorded in memory.
@@ -79,6 +80,7 @@ inline Side side_of(const std::string& role, const RunOf& run) {
     const auto done = inject(text, *model, executed);
     EXPECT_TRUE(done) << done.error().message;
   }
+  if (run.edit) run.edit(executed);
   const auto backend = backend_of(run.backend);
   Threads threads(run.threads);
   const RunSetup clean{*model, plan, *backend, threads, run.kv};

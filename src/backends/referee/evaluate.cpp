@@ -216,6 +216,19 @@ std::string weights_kind(const Rounding& rounding) {
   return rounding.attention == "f16" || rounding.attention == "bf16" ? rounding.attention : "f32";
 }
 
+// What a fault makes of the scores or weights that were computed.
+void change_lines(const Job& job) {
+  const auto& a = job.step.attention;
+  if (!a.quirk || !a.quirk->value) return;
+  for (size_t r = 0; r < job.count(); ++r)
+    for (size_t h = 0; h < a.heads; ++h)
+      for (size_t key = 0; key < job.rows.keys; ++key) {
+        if (!sees(a, job.rows.positions[r], job.rows.visible[r], key)) continue;
+        double& x = job.out[(r * a.heads + h) * job.rows.keys + key];
+        x = a.quirk->value(static_cast<size_t>(job.rows.positions[r]), h, key, x);
+      }
+}
+
 void scores(const Job& job, const Rounding& rounding) {
   const auto& a = job.step.attention;
   const auto k = cached(job.inputs[1], rounding.kv_cache, key_turn(a.head_dim));
@@ -237,6 +250,7 @@ void scores(const Job& job, const Rounding& rounding) {
           job.out[(r * a.heads + h) * keys + key] = score_of(a, job.rows.positions[r], h, key, sum);
         }
   });
+  change_lines(job);
 }
 
 void softmax(const Job& job) {
@@ -265,6 +279,7 @@ void softmax(const Job& job) {
       if (quirk == SoftmaxQuirk::LastKeyMissed && sum > last) sum -= last;
       for (size_t key = 0; key < keys; ++key) w[key] /= sum;
     }
+  change_lines(job);
 }
 
 void mix(const Job& job, const Rounding& rounding) {
