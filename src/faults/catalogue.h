@@ -18,6 +18,12 @@ struct FittedRope {
   std::vector<double> bases, divisors, shifts;
 };
 
+// One element of a matrix that is not the file's.
+struct FittedElement {
+  size_t row = 0, column = 0;
+  double value = 0;
+};
+
 // What is known about a wrong step before its cause is: it narrows the parameters to try.
 struct FaultContext {
   const Model& model;
@@ -29,6 +35,9 @@ struct FaultContext {
   FittedRope fitted_rope = {};
   size_t prompt = 0;                   // tokens of the prefill; 0: not known
   std::optional<double> largest = {};  // the largest magnitude that was recorded
+  // Channels that are 0 at every position, the first and how many.
+  std::optional<std::pair<size_t, size_t>> zero_channels = {};
+  std::optional<FittedElement> fitted_element = {};
 };
 
 struct FaultVariant {

@@ -83,6 +83,34 @@ Variants value_tail(const FaultContext& c) {
   return all;
 }
 
+// One head, or a block of 32 values, that no thread computed; or what was recorded as zeros.
+Variants value_zero_channels(const FaultContext& c) {
+  const Step& right = step_of(c);
+  const bool of_heads = right.name.find(".attn.q") != std::string::npos ||
+                        right.name.find(".attn.k") != std::string::npos ||
+                        right.name.find(".attn.v") != std::string::npos ||
+                        right.name.find(".attn.mix") != std::string::npos;
+  const size_t block = of_heads && c.model.config.head_dim > 0 ? c.model.config.head_dim : 32;
+  Variants all;
+  const auto add = [&](size_t first, size_t count) {
+    if (!has_rows(right) || first + count > right.width || count == right.width) return;
+    all.push_back(variant(rearranged(right, {.channel =
+                                                 [=](size_t at) {
+                                                   return at >= first && at - first < count
+                                                              ? std::nullopt
+                                                              : std::optional(at);
+                                                 }}),
+                          "computed", "0",
+                          fmt::format("channels {} to {} are 0 at every position: they were not "
+                                      "computed",
+                                      first, first + count - 1)));
+  };
+  if (c.zero_channels) add(c.zero_channels->first, c.zero_channels->second);
+  else
+    for (const size_t at : whole_candidates(c, {1}, 0)) add(at * block, block);
+  return all;
+}
+
 // Parts of a row in each other's place.
 Variants value_order(const FaultContext& c) {
   const Step& right = step_of(c);
@@ -172,6 +200,8 @@ std::vector<Fault> value_faults() {
       {"value.stale_rows", "a row holds the one before it (parameter: the position)", any,
        value_stale_rows},
       {"value.tail", "the last values of each row are zero (parameter: how many)", any, value_tail},
+      {"value.zero_channels", "a head, or 32 channels, are zero (parameter: which)", any,
+       value_zero_channels},
       {"value.order", "blocks of each row are exchanged (parameter: their values)", any,
        value_order},
       {"value.clamped", "values are cut off (parameter: where)", any, value_clamped},

@@ -358,6 +358,28 @@ Variants weights_last_rows(const FaultContext& c) {
   return all;
 }
 
+// One element of the matrix: as it was read off the values, or the one at a third of both sides,
+// moved by the parameter.
+Variants weights_element(const FaultContext& c) {
+  const Step& right = step_of(c);
+  if (!is_matrix(right) || right.op != Op::MatMul) return {};
+  const auto& weight = right.weight;
+  auto values = weight->values();
+  FittedElement element{weight->rows / 3, weight->columns / 3, 0};
+  if (c.fitted_element) element = *c.fitted_element;
+  if (element.row >= weight->rows || element.column >= weight->columns) return {};
+  float& at = values[element.row * weight->columns + element.column];
+  const float file = at;
+  if (!c.fitted_element) element.value = static_cast<double>(file) + c.parameter.value_or(1);
+  at = static_cast<float>(element.value);
+  if (at == file) return {};
+  return {with_weight(
+      right, [weight, values = std::move(values)] { return weight_of_floats(*weight, values); },
+      fmt::format("{:.6g}", file), fmt::format("{:.6g}", at),
+      fmt::format("one element of {} is another: row {}, column {}", weight->name, element.row,
+                  element.column))};
+}
+
 }  // namespace
 
 std::vector<Fault> weight_faults() {
@@ -381,6 +403,8 @@ std::vector<Fault> weight_faults() {
       {"weights.last_rows", "the last rows are zero (parameter: how many)", "projections",
        weights_last_rows},
       {"weights.transposed", "the matrix is read transposed", "projections", weights_transposed},
+      {"weights.elements", "one element is another (parameter: by how much)",
+       "projections but those of experts", weights_element},
   };
 }
 

@@ -6,6 +6,8 @@
 #include <numbers>
 #include <numeric>
 
+#include "quant/dequantize.h"
+
 namespace plumb {
 namespace {
 
@@ -106,6 +108,90 @@ FittedRope fit_rope(const Replayer& replayer, const ReplayedStep& wrong) {
       fitted.divisors = typed_for(1 / fast);
   }
   return fitted;
+}
+
+namespace {
+
+// The channels of which `wanted` says yes, if they stand side by side: the first and how many.
+template <class Wanted>
+std::optional<std::pair<size_t, size_t>> one_block(size_t width, const Wanted& wanted) {
+  std::optional<std::pair<size_t, size_t>> block;
+  for (size_t i = 0; i < width; ++i) {
+    if (!wanted(i)) continue;
+    if (!block) block = std::pair(i, 0);
+    if (block->first + block->second++ != i) return {};
+  }
+  return block;
+}
+
+// What is right tells nothing.
+bool is_wrong(const ReplayedStep& step, size_t channel) {
+  for (size_t at = channel; at < step.outside.size(); at += step.width)
+    if (step.outside[at]) return true;
+  return false;
+}
+
+}  // namespace
+
+std::optional<std::pair<size_t, size_t>> fit_zero_channels(const ReplayedStep& wrong) {
+  return one_block(wrong.width, [&](size_t channel) {
+    for (size_t at = channel; at < wrong.recorded.size(); at += wrong.width)
+      if (wrong.recorded[at] != 0) return false;
+    return is_wrong(wrong, channel);
+  });
+}
+
+std::optional<std::pair<size_t, size_t>> fit_constant_channels(const ReplayedStep& wrong) {
+  if (wrong.check.positions.size() < 2) return {};
+  return one_block(wrong.width, [&](size_t channel) {
+    for (size_t at = channel; at < wrong.recorded.size(); at += wrong.width)
+      if (wrong.recorded[at] != wrong.recorded[channel]) return false;
+    return is_wrong(wrong, channel);
+  });
+}
+
+// An element that is d off adds d x_i to its channel at every position: the column i whose values
+// explain the differences best, by least squares.
+std::optional<FittedElement> fit_element(const Replayer& replayer, const ReplayedStep& wrong,
+                                         const Step& product) {
+  constexpr double kMostLeft = 0.1;  // of the differences; the replay tells for sure
+  constexpr size_t kFewest = 3;      // positions; of fewer, many columns explain them
+  std::vector<size_t> channels;
+  for (size_t at = 0; at < wrong.outside.size(); ++at)
+    if (wrong.outside[at]) channels.push_back(at % wrong.width);
+  const auto& weight = *product.weight;
+  const size_t rows = wrong.check.positions.size();
+  if (product.op != Op::MatMul || rows < kFewest || channels.empty() ||
+      weight.rows != wrong.width ||
+      std::ranges::count(channels, channels[0]) != static_cast<std::ptrdiff_t>(channels.size()))
+    return {};
+  const size_t n = weight.columns;
+  std::vector<double> cross(n);
+  std::vector<double> squares(n);
+  double all = 0;
+  for (size_t r = 0; r < rows; ++r) {
+    const auto x = input_row(replayer, product, wrong.check.positions[r]);
+    if (x.size() != n) return {};
+    const size_t at = r * wrong.width + channels[0];
+    const double error = (wrong.recorded[at] - wrong.referee[at]) / product.gain;
+    all += error * error;
+    for (size_t i = 0; i < n; ++i) {
+      cross[i] += error * x[i];
+      squares[i] += x[i] * x[i];
+    }
+  }
+  size_t best = n;
+  double explained = (1 - kMostLeft) * all;
+  for (size_t i = 0; i < n; ++i)
+    if (squares[i] > 0 && cross[i] * cross[i] / squares[i] > explained) {
+      best = i;
+      explained = cross[i] * cross[i] / squares[i];
+    }
+  if (best == n) return {};
+  std::vector<float> row(n);
+  dequantize(weight.dtype, weight.row(channels[0]), n, row.data());
+  return FittedElement{channels[0], best,
+                       static_cast<double>(row[best]) + cross[best] / squares[best]};
 }
 
 }  // namespace plumb

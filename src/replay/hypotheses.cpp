@@ -70,7 +70,10 @@ struct Search {
                          .step = replaced,
                          .prompt = replayer.prompt()};
     context.first_position = first_wrong;
-    if (replaced == wrong.check.step) context.largest = largest_of(wrong.recorded);
+    if (replaced == wrong.check.step) {
+      context.largest = largest_of(wrong.recorded);
+      context.zero_channels = fit_zero_channels(wrong);
+    }
     if (try_each(replaced, context)) return true;
     // What is read off the values comes last: it fits the values of other faults too, as a base
     // fits those of frequencies that were made from another width.
@@ -80,7 +83,21 @@ struct Search {
       context.fitted_rope = fit_rope(replayer, wrong);
       if (try_each(replaced, context)) return true;
     }
+    // A bias may stand between the product and what was recorded.
+    if (step.op == Op::MatMul && try_parts(replaced, context)) return true;
     return try_pairs(replaced, context);
+  }
+
+  // Rows of a product that were not computed, or one element of its matrix.
+  bool try_parts(size_t replaced, FaultContext& context) {
+    const size_t recorded = wrong.check.step;
+    const auto as_tried = replayer.check_as(way, recorded, replayer.plan().steps[recorded], {});
+    if (replaced != recorded) {
+      context.zero_channels = fit_constant_channels(as_tried);
+      if (context.zero_channels && try_each(replaced, context)) return true;
+    }
+    context.fitted_element = fit_element(replayer, as_tried, replayer.plan().steps[replaced]);
+    return context.fitted_element && try_each(replaced, context);
   }
 
   bool try_each(size_t replaced, const FaultContext& context) {

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <set>
 
+#include "faults/build.h"
 #include "replay/hypotheses.h"
 #include "tests/laws/test_support.h"
 
@@ -198,6 +199,37 @@ TEST(Faults, OfANormTogetherWithAnEpsilonAreBothNamed) {
 TEST(Faults, AnyEpsilonOfALayerNormIsFound) {
   const auto result = audit_run(zoo_run("phi", {"norm.epsilon@layer.0.attn.norm:0.0123"}));
   expect_found(result, "layer.0.attn.norm", "candidate", {"norm.epsilon"}, "layer norm");
+}
+
+// A head that no thread computed. In a product with a bias the bias is still there: the channels
+// are the same at every position.
+TEST(Faults, ChannelsThatWereNotComputedAreNamed) {
+  const auto plain = zoo_run("llama-yarn", {"value.zero_channels@layer.1.attn.q:0"});
+  const auto found = audit_run(plain);
+  expect_found(found, "layer.1.attn.q", "candidate", {"value.zero_channels"}, "no bias");
+  auto biased = zoo_run("qwen2-yarn", {});
+  biased.edit = [](Plan& plan) {
+    for (auto& step : plan.steps) {
+      if (step.weight == nullptr || step.weight->name != "blk.1.attn_v.weight") continue;
+      auto values = step.weight->values();
+      std::fill_n(values.begin(), 8 * step.weight->columns, 0.0F);
+      step.weight = faults::weight_of_floats(*step.weight, values);
+    }
+  };
+  const auto result = audit_run(biased);
+  EXPECT_EQ(first_finding(result).reason, "value.zero_channels") << result.why;
+  EXPECT_NE(first_finding(result).text.find("channels 0 to 7"), std::string::npos)
+      << first_finding(result).text;
+}
+
+TEST(Faults, TheElementOfAMatrixIsReadOffItsValues) {
+  for (const char* change : {"0.125", "-3"}) {
+    const auto fault = fmt::format("weights.elements@layer.1.ffn.up:{}", change);
+    const auto result = audit_run(zoo_run("llama-yarn", {fault}));
+    expect_found(result, "layer.1.ffn.up", "candidate", {"weights.elements"}, fault);
+    const auto& p = first_finding(result).parameters;
+    EXPECT_NEAR(std::stod(p.at("found")) - std::stod(p.at("expected")), std::stod(change), 1e-4);
+  }
 }
 
 TEST(Faults, OneFaultOnEachSide) {
