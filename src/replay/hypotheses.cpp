@@ -248,6 +248,14 @@ std::string listed(const std::set<T>& numbers) {
   return text;
 }
 
+// Rounding happens in every channel: one in four at least shows a value outside of the bound.
+bool in_many_channels(const ReplayedStep& wrong) {
+  std::set<size_t> channels;
+  for (size_t at = 0; at < wrong.outside.size(); ++at)
+    if (wrong.outside[at]) channels.insert(at % wrong.width);
+  return 4 * channels.size() >= wrong.width;
+}
+
 // Rounding errors neither follow the values, as a factor does, nor are they the same at every
 // position, as a bias is, nor alike in neighbouring channels. The share of their square that the
 // best factor, the mean over the positions, or the error of the channel before accounts for.
@@ -290,7 +298,9 @@ std::optional<Explanation> short_accumulator(const Replayer& replayer, const Rep
   way.arithmetic.accumulate = "f16";
   way.activations_by = "exact";
   const auto replay = replayer.check_as(way, wrong.check.step, step, {});
-  if (replay.check.wrong_values > replay.check.non_finite || !look_random(wrong)) return {};
+  if (replay.check.wrong_values > replay.check.non_finite || !in_many_channels(wrong) ||
+      !look_random(wrong))
+    return {};
   const auto overflows = find_overflows(replayer, wrong, step);
   if (!overflows.possible) return {};
   // Errors of halves come near their bound (six deviations); much smaller ones have another cause.

@@ -232,6 +232,20 @@ TEST(Faults, TheElementOfAMatrixIsReadOffItsValues) {
   }
 }
 
+// One wrong channel was taken for sums in half precision where the catalogue has no such fault.
+TEST(Faults, OneChannelIsNoSumInHalfPrecision) {
+  for (const char* change : {"0.001", "0.03", "1"}) {
+    const std::string step = "layer.2.ffn.gate";
+    const Side side =
+        side_of("candidate", {.inject = {fmt::format("weights.elements@{}:{}", step, change)}});
+    Threads threads(2);
+    const Replayer replayer(*side.model, side.plan, side.trace, threads);
+    const auto checked = replayer.check(side.plan.find(step).value());
+    EXPECT_EQ(explain(replayer, checked).reason, "weights.elements") << change;
+    EXPECT_EQ(explain(replayer, checked, {"weights.elements"}).reason, "unexplained") << change;
+  }
+}
+
 TEST(Faults, OneFaultOnEachSide) {
   const auto result = compare_runs({.inject = {"rope.pairing@layer.1.attn.q_rope"}},
                                    {.inject = {"norm.gamma_skipped@layer.2.ffn.norm"}});
