@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "backends/referee/rounding.h"
+#include "core/half.h"
 #include "test_support.h"
 
 namespace plumb::testing {
@@ -198,6 +199,48 @@ TEST(Arithmetic, FunctionsOfOtherFormsAreNamed) {
   EXPECT_NE(find_reason(fast, "arithmetic.functions_fast"), nullptr);
   const auto other = off(40);
   EXPECT_TRUE(glu_is_wrong(other));
+}
+
+// Products whose sums are kept in half precision, in the order of the columns.
+std::vector<double> half_sums(const std::vector<float>& w, const referee::Matrix& x) {
+  const size_t outputs = w.size() / x.width;
+  std::vector<double> out(x.rows * outputs);
+  for (size_t r = 0; r < x.rows; ++r)
+    for (size_t j = 0; j < outputs; ++j) {
+      float sum = 0;
+      for (size_t i = 0; i < x.width; ++i)
+        sum = f16_to_f32(f32_to_f16(sum + w[j * x.width + i] * x.row(r)[i]));
+      out[r * outputs + j] = static_cast<double>(sum);
+    }
+  return out;
+}
+
+TEST(Arithmetic, SumsInHalfPrecisionAreNamed) {
+  const auto model = zoo_model("llama3-scaling");
+  size_t product = 0;  // the seventh of a layer is ffn.out
+  const auto run = [&](const std::shared_ptr<const Model>& of) {
+    product = 0;
+    auto side = run_by_hand("candidate", of, kPrompt, "f32", {},
+                            [&](std::vector<float> w, const referee::Matrix& x) {
+                              return ++product == 7 ? half_sums(w, x) : Coarse{}(w, x);
+                            });
+    side.trace.provenance.arithmetic.clear();
+    return audit_side(side);
+  };
+  const auto rounded = run(model);
+  EXPECT_EQ(rounded.verdict, Verdict::Different);
+  EXPECT_EQ(wrong_steps(rounded), std::vector<std::string>{"layer.0.ffn.out"});
+  EXPECT_EQ(first_finding(rounded).reason, "arithmetic.f16_accumulate") << rounded.why;
+  EXPECT_FALSE(first_finding(rounded).parameters.contains("channels"));
+  // One row of large weights: its sums pass 65504, with either sign.
+  const auto large = with_weight(model, "blk.0.ffn_down.weight", [](auto& v, const Weight& w) {
+    for (size_t i = 0; i < w.columns; ++i) v[9 * w.columns + i] *= 1e6F;
+  });
+  const auto overflow = run(large);
+  EXPECT_EQ(overflow.verdict, Verdict::Different);
+  EXPECT_EQ(first_finding(overflow).step, "layer.0.ffn.out") << overflow.why;
+  EXPECT_EQ(first_finding(overflow).reason, "arithmetic.f16_accumulate") << overflow.why;
+  EXPECT_EQ(first_finding(overflow).parameters.at("channels"), "9");
 }
 
 TEST(Arithmetic, AFaultAmongEightBitStepsIsFound) {
