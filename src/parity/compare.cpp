@@ -182,6 +182,7 @@ void add_fault(std::vector<Finding>& findings, Finding finding) {
 
 // "int8/256" as "int8_per_256", "fp8e4m3" as it is.
 std::string per_what(std::string kind) {
+  if (kind.starts_with("tf32")) return "tf32";
   const size_t slash = kind.find('/');
   if (slash == std::string::npos) return kind;
   return kind.substr(0, slash) + "_per_" +
@@ -216,6 +217,7 @@ std::string kind_text(const std::string& kind) {
   if (kind.ends_with("/hadamard"))
     return kind.substr(kAttention.size(), kind.find('/') - kAttention.size()) +
            " in attention: queries, keys and values turned by a Hadamard matrix, one scale per 32";
+  if (kind == "tf32/cut") return "tf32, by cutting bits off";
   if (kind.starts_with("attention fp8")) return kind.substr(kAttention.size()) + " keys and values";
   if (kind.starts_with(kAttention))
     return kind.substr(kAttention.size()) + " in attention: queries, keys, values";
@@ -232,10 +234,11 @@ std::string lossy_kind(const StepCheck& check, const Plan& plan) {
     });
   };
   const bool product = holds([](Op op) { return is_product(op); });
-  const bool scaled = product && is_scaled(a.weights);
-  const auto weights = scaled ? std::string(kWeights) + a.weights : std::string();
-  if (product && is_scaled(a.activations)) return a.activations + (scaled ? ", " + weights : "");
-  if (scaled) return weights;
+  const auto& made = check.made_weights;
+  const auto weights = made.empty() ? made : std::string(kWeights) + made;
+  if (product && is_scaled(a.activations))
+    return a.activations + (made.empty() ? made : ", " + weights);
+  if (is_scaled(made)) return weights;
   if (is_short(a.inside)) return a.inside;
   if (is_short(a.attention) && holds([](Op op) { return op == Op::Scores || op == Op::Mix; }))
     return "attention " + a.attention;
@@ -247,6 +250,7 @@ std::string lossy_kind(const StepCheck& check, const Plan& plan) {
   if (silu) return "silu f16/table";
   if (is_short(a.functions) && holds(is_function)) return a.functions;
   if (product && is_short(a.activations)) return a.activations;
+  if (!made.empty()) return weights;
   return is_short(a.output) ? a.output : std::string();
 }
 

@@ -39,6 +39,14 @@ double sum_bound(double n, double squares, double y, double u) {
   return kSigmas * kUniform * u * std::sqrt(n * (squares / 2 + y * y / 3) + squares);
 }
 
+// A tensor core adds four products at a time and cuts what is behind the last bit off: a quarter of
+// n cuts, each of u on average, all toward 0. The partial sums as in sum_bound:
+// E|p_k| <= sqrt(k/n S) + k/n |y|.
+double cut_bound(const std::string& kind, double n, double squares, double y, double u) {
+  if (!kind.starts_with("tf32")) return 0;
+  return n / 4 * u * (2.0 / 3 * std::sqrt(squares) + std::fabs(y) / 2);
+}
+
 bool has_offset(DType dtype) {
   switch (dtype) {
     case DType::Q4_0:
@@ -206,7 +214,9 @@ double score_bound(const Job& job, size_t r, double sum, double squares, double 
   Attention plain = a;
   plain.softcap = plain.alibi_max_bias = 0;
   const double scale = std::fabs(referee::score_of(plain, job.rows.positions[r], head, key, 1.0));
-  const double own = scale * sum_bound(static_cast<double>(a.head_dim), squares, sum, u) +
+  const auto n = static_cast<double>(a.head_dim);
+  const double own = scale * sum_bound(n, squares, sum, u) +
+                     scale * cut_bound(job.arithmetic.attention, n, squares, sum, u) +
                      2 * u * scale * std::fabs(sum);
   // The product, then what scales and caps it.
   const double inside = inside_unit(job.arithmetic);
@@ -370,8 +380,9 @@ double mix_rounding(const Job& job, double seen, double squares, double y) {
   const auto& kind = job.arithmetic.attention;
   const double half = kind == "bf16" ? 0x1p-8 : 0x1p-11;
   if (kind == "f16/flash") return sum_bound(2 * seen, squares, y, half) + 0x1p-25;
-  const double own = sum_bound(seen, squares, y, job.u.accumulate);
-  if ((kind != "f16" && kind != "bf16") || job.inputs[0].bound.empty()) return own;
+  const double own = sum_bound(seen, squares, y, job.u.accumulate) +
+                     cut_bound(kind, seen, squares, y, job.u.accumulate);
+  if (!referee::is_short_float(kind) || job.inputs[0].bound.empty()) return own;
   return own + kSigmas * kUniform * 2 * half * std::sqrt(squares) + 0x1p-25;
 }
 
@@ -676,7 +687,9 @@ double matmul_bound(const Step& step, std::span<const float> weight_row, std::sp
   }
   // The weights of block types are products of scales themselves: two roundings more for each term.
   const bool scaled = is_quantized(step.weight->dtype) || is_scaled(arithmetic.weights);
-  const double own = sum_bound(static_cast<double>(n), squares, product, u.accumulate) +
+  const auto terms = static_cast<double>(n);
+  const double own = sum_bound(terms, squares, product, u.accumulate) +
+                     cut_bound(arithmetic.activations, terms, squares, product, u.accumulate) +
                      (scaled ? kSigmas * kUniform * 2 * u.accumulate * std::sqrt(squares) : 0);
   double rounding = 0;
   if (deviation) {

@@ -6,6 +6,7 @@
 #include <numbers>
 #include <numeric>
 
+#include "backends/referee/rounding.h"
 #include "quant/dequantize.h"
 
 namespace plumb {
@@ -170,8 +171,10 @@ std::optional<FittedElement> fit_element(const Replayer& replayer, const Replaye
   std::vector<double> squares(n);
   double all = 0;
   for (size_t r = 0; r < rows; ++r) {
-    const auto x = input_row(replayer, product, wrong.check.positions[r]);
+    auto x = input_row(replayer, product, wrong.check.positions[r]);
     if (x.size() != n) return {};
+    const auto& kind = wrong.check.arithmetic.activations;
+    if (!referee::is_per_tensor(kind)) referee::round_row(kind, x);
     const size_t at = r * wrong.width + channels[0];
     const double error = (wrong.recorded[at] - wrong.referee[at]) / product.gain;
     all += error * error;
@@ -190,8 +193,13 @@ std::optional<FittedElement> fit_element(const Replayer& replayer, const Replaye
   if (best == n) return {};
   std::vector<float> row(n);
   dequantize(weight.dtype, weight.row(channels[0]), n, row.data());
-  return FittedElement{channels[0], best,
-                       static_cast<double>(row[best]) + cross[best] / squares[best]};
+  // Where the engine made its weights a shorter float, the wrong one is a number of it.
+  const auto& kind = wrong.check.made_weights;
+  const auto shorten = referee::short_float(kind);
+  const auto own = static_cast<double>(row[best]);
+  const double found = (shorten ? shorten(own) : own) + cross[best] / squares[best];
+  const auto nearest = kind == "tf32/cut" ? referee::round_to_tf32 : shorten;
+  return FittedElement{channels[0], best, nearest ? nearest(found) : found};
 }
 
 }  // namespace plumb

@@ -57,6 +57,14 @@ double l2(std::span<const double> values) {
 
 }  // namespace
 
+namespace {
+// Who works in a short type throughout has all weights of it; a norm may be computed in that of its
+// input alone, and its result be of the weight's type (torch's autocast).
+std::string made_inside(const Arithmetic& arithmetic) {
+  return arithmetic.output == arithmetic.inside ? arithmetic.inside : "f32";
+}
+}  // namespace
+
 // How one evaluation is made, and what it computed on the way. Values are kept: in a segment,
 // several steps read the same one.
 struct Replayer::Evaluation {
@@ -266,7 +274,8 @@ BoundedValue Replayer::evaluate_plain(size_t index, const Step& as,
                                       const std::vector<int32_t>& positions, Evaluation& how,
                                       size_t target) const {
   const auto arithmetic = arithmetic_for(index, how, target);
-  const auto made = weights_.of(as, how.attempt.arithmetic.inside, arithmetic.weights, threads_);
+  const auto made =
+      weights_.of(as, made_inside(how.attempt.arithmetic), arithmetic.weights, threads_);
   const Step& step = made.step;
   auto inputs = inputs_of(step, positions, how, target);
   const bool inexact = !inputs.empty() && !inputs[0].bound.empty();
@@ -341,13 +350,12 @@ void Replayer::allow_other_orders(const Step& step, const std::vector<int32_t>& 
 bool Replayer::is_made_of(size_t index, const std::string& type) const {
   const auto& recorded = *recorded_[index];
   if (recorded.precision > 0) return true;  // printed decimals do not tell
+  const auto round = referee::short_float(type);
   std::vector<double> row(recorded.width());
   for (size_t r = 0; r < recorded.positions.size(); ++r) {
     read_row(recorded, r, row);
     for (const double x : row)
-      if (std::isfinite(x) &&
-          x != (type == "f16" ? referee::round_to_f16(x) : referee::round_to_bf16(x)))
-        return false;
+      if (std::isfinite(x) && x != round(x)) return false;
   }
   return true;
 }
@@ -369,9 +377,9 @@ void Replayer::add_attention(size_t index, std::vector<Attempt>& list) const {
   const bool attention = holds([](Op op) { return op == Op::Scores || op == Op::Mix; });
   std::vector<std::pair<std::string, std::string>> ways;  // attention, functions
   if (attention)
-    for (const char* kind :
-         {"f16", "bf16", "f16/flash", "int8/32/f16scale/even", "int8/32/f16scale",
-          "int8/32/f16scale/even/hadamard", "q4_0", "q4_0/hadamard", "fp8e4m3", "fp8e5m2"}) {
+    for (const char* kind : {"f16", "bf16", "f16/flash", "int8/32/f16scale/even",
+                             "int8/32/f16scale", "int8/32/f16scale/even/hadamard", "q4_0",
+                             "q4_0/hadamard", "fp8e4m3", "fp8e5m2", "tf32", "tf32/cut"}) {
       const bool turned = referee::turns_first(kind);
       if (turned && plan_.steps[index].attention.head_dim % referee::kValueTurn != 0) continue;
       const bool fits =
@@ -463,6 +471,27 @@ std::vector<Replayer::Attempt> Replayer::coarse_attempts(size_t index) const {
   return list;
 }
 
+// The type that the products of a segment have their weights in; f32, which is what the file says,
+// where they have several.
+std::string Replayer::weights_in_file(size_t index) const {
+  std::set<std::string> types;
+  const auto segment = segment_of(index);
+  for (const size_t at : segment)
+    if (segment.size() == 1 || is_product(plan_.steps[at].op))
+      if (const auto& weight = plan_.steps[at].weight)
+        types.emplace(info(weight->dtype).short_name);
+  return types.size() == 1 ? *types.begin() : "f32";
+}
+
+// Products of floats of fewer bits whose result stays a float, as torch has them on request
+// (set_float32_matmul_precision); weights that were kept in half precision.
+void Replayer::add_short_products(const std::string& weights, std::vector<Attempt>& list) {
+  for (const char* kind : {"f16", "bf16", "tf32", "tf32/cut"})
+    if (kind != weights) list.push_back({{kind, kind, "f32", "f32"}, false, false});
+  for (const char* kind : {"f16", "bf16"})
+    if (kind != weights) list.push_back({{kind, "f32", "f32", "f32"}, false, false});
+}
+
 // Undeclared: what engines do, the tightest first. A short output type is only tried where the
 // values are numbers of that type. `rare`: also what few engines do, if no other step of the run
 // needed it.
@@ -470,7 +499,7 @@ std::vector<Replayer::Attempt> Replayer::attempts(size_t index, bool rare) const
   const auto& step = plan_.steps[index];
   if (const auto declared = trace_.arithmetic_of(step.name))
     return declared_attempts(index, *declared);
-  const auto weights = step.weight ? std::string(info(step.weight->dtype).short_name) : "f32";
+  const auto weights = weights_in_file(index);
   std::vector<Attempt> list = {{{weights, "f32", "f32", "f32"}, false, false}};
   const auto segment = segment_of(index);
   const bool product =
@@ -483,6 +512,10 @@ std::vector<Replayer::Attempt> Replayer::attempts(size_t index, bool rare) const
       list.push_back({{weights, kind, "f32", "f32"}, false, false});
   for (const char* type : {"f16", "bf16"}) {
     if (product) list.push_back({{weights, type, "f32", "f32"}, false, false});
+    if (is_norm(step.op) && is_input(step.inputs[0]) && is_made_of(step.inputs[0], type)) {
+      list.push_back({{weights, "f32", "f32", "f32"}, false, false});
+      list.back().arithmetic.inside = type;
+    }
     if (!is_made_of(index, type)) continue;
     // Numbers of bf16 are numbers of f16 too, where they are not very large or small.
     if (std::string_view(type) == "f16" && is_made_of(index, "bf16")) continue;
@@ -491,10 +524,11 @@ std::vector<Replayer::Attempt> Replayer::attempts(size_t index, bool rare) const
     list.push_back(inside_of(type));
   }
   add_attention(index, list);
+  if (product) add_short_products(weights, list);
   std::ranges::move(coarse_attempts(index), std::back_inserter(list));
   if (!rare)
     std::erase_if(list, [&](const Attempt& attempt) {
-      return is_rare(attempt.arithmetic) && !has_explained(attempt.arithmetic);
+      return is_rare(index, attempt.arithmetic) && !has_explained(attempt.arithmetic);
     });
   if (blocks && segment.size() == 1)
     for (const char* kind : {"int8/32", "int8/256"})
@@ -672,7 +706,11 @@ ReplayedStep Replayer::judge(size_t index, const Attempt& attempt, std::vector<i
   check.declared = attempt.declared;
   check.activations_by = attempt.deviation ? "deviation" : "exact";
   check.positions = std::move(positions);
-  for (const size_t at : segment_of(index)) check.segment.push_back(plan_.steps[at].name);
+  for (const size_t at : segment_of(index)) {
+    check.segment.push_back(plan_.steps[at].name);
+    if (makes_weights(plan_.steps[at], made_inside(attempt.arithmetic), attempt.arithmetic.weights))
+      check.made_weights = attempt.arithmetic.weights;
+  }
   const auto& plain = plan_.steps[index];
   // A variant that reads another step may need a segment of its own; then its bounds are made.
   const bool same_inputs =
@@ -685,8 +723,9 @@ ReplayedStep Replayer::judge(size_t index, const Attempt& attempt, std::vector<i
   result.referee = value.value;
   result.recorded = read(index, check.positions).value;
   const bool replaced = how.variant && how.variant->first == index;
-  const auto judged = weights_.of(replaced ? how.variant->second : plain, attempt.arithmetic.inside,
-                                  attempt.arithmetic.weights, threads_);
+  const auto judged =
+      weights_.of(replaced ? how.variant->second : plain, made_inside(attempt.arithmetic),
+                  attempt.arithmetic.weights, threads_);
   std::optional<BoundedValue> input;
   if (lazy) input = read(plain.inputs[0], check.positions);
   judge_values(result, judged, value, input ? &*input : nullptr, attempt);
@@ -713,14 +752,18 @@ void Replayer::refuse_wide_bounds(const BoundedValue& value, StepCheck& check) c
 
 // Weights in 8 bits move a result by a few hundredths of its size, or by a tenth: for a step that
 // is far from its values no such weights need be made.
-bool Replayer::is_hopeless(const ReplayedStep& tightest, const Arithmetic& arithmetic) {
+bool Replayer::is_hopeless(const ReplayedStep& tightest, const Arithmetic& arithmetic) const {
   constexpr double kFar = 0.5;
-  return is_scaled(arithmetic.weights) && tightest.check.local > kFar;
+  const bool made =
+      arithmetic.inside == "f32" && arithmetic.weights != weights_in_file(tightest.check.step);
+  return made && tightest.check.local > kFar;
 }
 
-bool Replayer::is_rare(const Arithmetic& a) {
-  return is_scaled(a.weights) || is_scaled(a.activations) || a.attention.starts_with("q4_0") ||
-         a.attention.starts_with("fp8") || a.functions == "fast";
+bool Replayer::is_rare(size_t index, const Arithmetic& a) const {
+  const bool made = a.inside == "f32" && a.weights != weights_in_file(index);
+  return made || is_scaled(a.weights) || is_scaled(a.activations) ||
+         a.attention.starts_with("q4_0") || a.attention.starts_with("fp8") ||
+         a.attention.starts_with("tf32") || a.functions == "fast";
 }
 
 bool Replayer::has_explained(const Arithmetic& arithmetic) const {
@@ -728,8 +771,8 @@ bool Replayer::has_explained(const Arithmetic& arithmetic) const {
   return std::ranges::find(rare_found_, arithmetic) != rare_found_.end();
 }
 
-void Replayer::remember(const Arithmetic& arithmetic) const {
-  if (!is_rare(arithmetic) || has_explained(arithmetic)) return;
+void Replayer::remember(size_t index, const Arithmetic& arithmetic) const {
+  if (!is_rare(index, arithmetic) || has_explained(arithmetic)) return;
   const std::scoped_lock lock(rare_mutex_);
   rare_found_.push_back(arithmetic);
 }
@@ -752,7 +795,7 @@ ReplayedStep Replayer::check(size_t index) const {
       continue;
     auto result = judge(index, attempt, std::move(positions), {});
     if (!result.check.wrong()) {
-      remember(attempt.arithmetic);
+      remember(index, attempt.arithmetic);
       return result;
     }
     if (!tightest) tightest = std::move(result);

@@ -30,8 +30,9 @@ struct StepCheck {
   int32_t worst_position = 0;
   size_t worst_channel = 0;
 
-  Arithmetic arithmetic;  // that it was judged by
-  bool declared = true;   // or the tightest that explains it
+  Arithmetic arithmetic;     // that it was judged by
+  std::string made_weights;  // what those of products were made first; empty: as the file has them
+  bool declared = true;      // or the tightest that explains it
   std::string
       activations_by;  // "exact", or "deviation" where only the size of the rounding is known
 
@@ -78,6 +79,8 @@ class Replayer {
   std::vector<Attempt> declared_attempts(size_t step, const Arithmetic& declared) const;
   std::vector<Attempt> coarse_attempts(size_t step) const;
   static Attempt inside_of(const std::string& type);
+  static void add_short_products(const std::string& weights, std::vector<Attempt>& list);
+  std::string weights_in_file(size_t step) const;
   std::string cache_of(const Arithmetic& arithmetic) const;
   void add_attention(size_t step, std::vector<Attempt>& list) const;
   Arithmetic arithmetic_for(size_t step, const Evaluation& how, size_t target) const;
@@ -107,11 +110,11 @@ class Replayer {
   void refuse_wide_bounds(const BoundedValue& value, StepCheck& check) const;
   ReplayedStep judge(size_t step, const Attempt& attempt, std::vector<int32_t> positions,
                      std::optional<std::pair<size_t, Step>> variant) const;
-  static bool is_hopeless(const ReplayedStep& tightest, const Arithmetic& arithmetic);
+  bool is_hopeless(const ReplayedStep& tightest, const Arithmetic& arithmetic) const;
   // What few engines do; whether it explained a step of this run.
-  static bool is_rare(const Arithmetic& arithmetic);
+  bool is_rare(size_t step, const Arithmetic& arithmetic) const;
   bool has_explained(const Arithmetic& arithmetic) const;
-  void remember(const Arithmetic& arithmetic) const;
+  void remember(size_t step, const Arithmetic& arithmetic) const;
   void judge_values(ReplayedStep& result, const RoundedStep& made, const BoundedValue& value,
                     const BoundedValue* input, const Attempt& attempt) const;
   std::vector<double> lazy_matmul_bounds(const RoundedStep& made, const ReplayedStep& result,

@@ -11,13 +11,13 @@ namespace {
 constexpr size_t kMostBytes = size_t{1} << 30;  // kept; a step is judged several times in a row
 
 // Gemma's norms are stored less 1 where they are made a short type.
-void shorten(const std::string& type, double offset, std::span<float> values) {
-  for (float& x : values) {
-    const double stored = static_cast<double>(x) - offset;
-    const double rounded =
-        type == "f16" ? referee::round_to_f16(stored) : referee::round_to_bf16(stored);
-    x = static_cast<float>(rounded + offset);
-  }
+void shorten(const std::string& type, double offset, std::span<float> values, Threads& threads) {
+  const auto round = referee::short_float(type);
+  constexpr size_t kAtOnce = 1 << 16;
+  threads.run(values.size(), kAtOnce, [&](size_t begin, size_t end) {
+    for (float& x : values.subspan(begin, end - begin))
+      x = static_cast<float>(round(static_cast<double>(x) - offset) + offset);
+  });
 }
 
 // Each matrix by itself; of a large one the rows that are scaled together, in parallel.
@@ -51,7 +51,7 @@ RoundedWeights::Made RoundedWeights::make(const WeightPtr& weight, const std::st
   if (is_scaled(kind))
     made.undecided = std::make_shared<const std::vector<referee::Undecided>>(
         scale(kind, *weight, values, threads));
-  else shorten(kind, less_one ? 1 : 0, values);
+  else shorten(kind, less_one ? 1 : 0, values, threads);
   auto copy = std::make_shared<Weight>(*weight);
   copy->dtype = DType::F32;
   copy->storage.resize(values.size() * sizeof(float));
@@ -66,6 +66,13 @@ RoundedWeights::Made RoundedWeights::make(const WeightPtr& weight, const std::st
   return made_[{weight, kind}] = made;
 }
 
+bool makes_weights(const Step& step, const std::string& inside, const std::string& weights) {
+  if (!is_product(step.op)) return false;
+  if (is_scaled(weights)) return true;
+  return inside == "f32" && referee::is_short_float(weights) &&
+         weights != info(step.weight->dtype).short_name;
+}
+
 RoundedStep RoundedWeights::of(const Step& step, const std::string& inside,
                                const std::string& weights, Threads& threads) {
   RoundedStep out{step, {}};
@@ -75,7 +82,7 @@ RoundedStep RoundedWeights::of(const Step& step, const std::string& inside,
       if (*weight && !is_quantized((*weight)->dtype))
         *weight = make(*weight, inside, less_one, threads).weight;
   }
-  if (is_scaled(weights) && is_product(step.op)) {
+  if (makes_weights(step, inside, weights)) {
     const auto made = make(out.step.weight, weights, false, threads);
     out.step.weight = made.weight;
     out.undecided = made.undecided;

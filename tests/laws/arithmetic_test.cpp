@@ -243,6 +243,78 @@ TEST(Arithmetic, SumsInHalfPrecisionAreNamed) {
   EXPECT_EQ(first_finding(overflow).parameters.at("channels"), "9");
 }
 
+// A float to `bits` explicit bits, by arithmetic on its exponent. Ties go to even, those of TF32
+// (10 bits) away from 0.
+float shortened(float x, int bits, bool cut) {
+  if (x == 0) return x;
+  const double unit = std::ldexp(1.0, std::ilogb(x) - bits);
+  const double units = static_cast<double>(x) / unit;
+  return static_cast<float>((cut          ? std::trunc(units)
+                             : bits == 10 ? std::round(units)
+                                          : std::nearbyint(units)) *
+                            unit);
+}
+
+struct ShortProducts {
+  int weights, activations;  // explicit bits; 23: as they are
+  bool cut = false;
+  std::vector<double> operator()(std::vector<float> w, const referee::Matrix& in) const {
+    for (float& x : w) x = shortened(x, weights, cut);
+    std::vector<double> x(in.data, in.data + in.rows * in.width);
+    for (double& v : x) v = static_cast<double>(shortened(static_cast<float>(v), activations, cut));
+    return Coarse{}(std::move(w), {x.data(), in.rows, in.width});
+  }
+};
+
+Side run_short(const std::shared_ptr<const Model>& model, const ShortProducts& engine) {
+  auto side = run_by_hand("candidate", model, kPrompt, "f32", {}, engine);
+  side.trace.provenance.arithmetic.clear();
+  return side;
+}
+
+// Floats of fewer bits in products, results in float: TF32 of a tensor core, bfloat16 of
+// torch.set_float32_matmul_precision("medium"), weights that are kept in halves.
+TEST(Arithmetic, ProductsOfShortFloatsAreNamed) {
+  // Values that no half holds: the ones of TF32 are told apart from those.
+  const auto model =
+      with_weight(zoo_model("llama3-scaling"), "blk.0.attn_q.weight", [](auto& v, const Weight&) {
+        for (float& x : v) x *= 0x1p-20F;
+      });
+  struct Case {
+    ShortProducts engine;
+    std::string reason;
+  };
+  for (const auto& [engine, reason] : std::vector<Case>{
+           {{10, 10}, "arithmetic.tf32"},
+           {{10, 10, true}, "arithmetic.tf32"},
+           {{7, 7}, "arithmetic.bf16"},
+           {{7, 23}, "arithmetic.weights_bf16"},
+       }) {
+    const auto result = audit_side(run_short(model, engine));
+    EXPECT_EQ(result.verdict, Verdict::Explained) << reason << ": " << result.why;
+    EXPECT_TRUE(wrong_steps(result).empty()) << reason;
+    EXPECT_NE(find_reason(result, reason), nullptr) << reason;
+    EXPECT_EQ(find_reason(result, "arithmetic.f16_accumulate"), nullptr);
+  }
+  // A bit fewer is neither.
+  EXPECT_EQ(audit_side(run_short(model, {6, 6})).verdict, Verdict::Different);
+}
+
+TEST(Arithmetic, AFaultAmongShortProductsIsFound) {
+  const auto model = zoo_model("llama3-scaling");
+  const auto other =
+      with_weight(model, "blk.1.ffn_up.weight", [](auto& v, const Weight&) { v[70] += 0.05F; });
+  for (const ShortProducts& engine : {ShortProducts{10, 10, true}, ShortProducts{7, 7}}) {
+    auto side = run_short(other, engine);
+    side.model = model;
+    side.plan = make_plan(*model);
+    const auto result = audit_side(side);
+    EXPECT_EQ(result.verdict, Verdict::Different);
+    EXPECT_EQ(wrong_steps(result), std::vector<std::string>{"layer.1.ffn.up"});
+    EXPECT_EQ(first_finding(result).reason, "weights.elements") << first_finding(result).text;
+  }
+}
+
 TEST(Arithmetic, AFaultAmongEightBitStepsIsFound) {
   const auto model = zoo_model("llama3-scaling");
   const Coarse engine{numbers_of(4, 3, 448), Scope::Row, Scope::Tensor, Form::Inverse};

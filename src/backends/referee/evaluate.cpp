@@ -213,7 +213,7 @@ std::string queries_kind(const Rounding& rounding) {
   return kind;
 }
 std::string weights_kind(const Rounding& rounding) {
-  return rounding.attention == "f16" || rounding.attention == "bf16" ? rounding.attention : "f32";
+  return is_short_float(rounding.attention) ? rounding.attention : "f32";
 }
 
 // What a fault makes of the scores or weights that were computed.

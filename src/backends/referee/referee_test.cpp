@@ -160,6 +160,12 @@ TEST(Rounding, ShortTypes) {
   EXPECT_EQ(round_to_f16(1 + 0x1p-10), 1 + 0x1p-10);
   EXPECT_TRUE(std::isinf(round_to_f16(65520)));
   EXPECT_EQ(round_to_bf16(1 + 0x1p-9), 1);
+  EXPECT_EQ(round_to_tf32(1 + 0x1p-11), 1 + 0x1p-10);  // a tie goes away from 0
+  EXPECT_EQ(round_to_tf32(-1 - 0x1p-12), -1);
+  EXPECT_EQ(cut_to_tf32(-1 - 0x1.8p-10), -1 - 0x1p-10);
+  EXPECT_EQ(round_to_tf32(1e-30), 0x1.448p-100);  // the range is that of a float
+  EXPECT_TRUE(std::isnan(round_to_tf32(NAN)));
+  EXPECT_TRUE(std::isinf(cut_to_tf32(INFINITY)));
   EXPECT_TRUE(is_known_rounding("fp8e4m3/tensor"));
   EXPECT_FALSE(is_known_rounding("fp6e3m2"));
 }

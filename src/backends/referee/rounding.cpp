@@ -2,6 +2,7 @@
 #include "backends/referee/rounding.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <vector>
 
@@ -109,6 +110,24 @@ double round_to_bf16(double x) {
   return static_cast<double>(bf16_to_f32(f32_to_bf16(static_cast<float>(x))));
 }
 
+double round_to_tf32(double x) {
+  const auto bits = std::bit_cast<uint32_t>(static_cast<float>(x));
+  const bool finite = (bits & 0x7F800000U) != 0x7F800000U;
+  return finite ? static_cast<double>(std::bit_cast<float>((bits + 0x1000U) & ~0x1FFFU)) : x;
+}
+double cut_to_tf32(double x) {
+  const auto bits = std::bit_cast<uint32_t>(static_cast<float>(x));
+  const bool finite = (bits & 0x7F800000U) != 0x7F800000U;
+  return finite ? static_cast<double>(std::bit_cast<float>(bits & ~0x1FFFU)) : x;
+}
+
+double (*short_float(const std::string& kind))(double) {
+  if (kind == "f16") return round_to_f16;
+  if (kind == "bf16") return round_to_bf16;
+  if (kind == "tf32") return round_to_tf32;
+  return kind == "tf32/cut" ? cut_to_tf32 : nullptr;
+}
+
 float largest_magnitude(std::span<const double> values) {
   float largest = 0;
   for (const double x : values) {
@@ -125,6 +144,8 @@ bool is_known_rounding(const std::string& kind) {
                             "f32",
                             "f16",
                             "bf16",
+                            "tf32",
+                            "tf32/cut",
                             "int8/32",
                             "int8/32/f16scale",
                             "int8/32/f16scale/even",
@@ -147,8 +168,7 @@ bool is_known_rounding(const std::string& kind) {
 
 void round_row(const std::string& kind, std::span<double> row, std::optional<float> largest) {
   if (kind == "f64" || kind == "f32") return;  // inputs were recorded as they are
-  if (kind == "f16") std::ranges::transform(row, row.begin(), round_to_f16);
-  else if (kind == "bf16") std::ranges::transform(row, row.begin(), round_to_bf16);
+  if (const auto round = short_float(kind)) std::ranges::transform(row, row.begin(), round);
   else {
     CHECK(is_known_rounding(kind));
     const size_t block = block_of(kind, row.size());
@@ -263,8 +283,8 @@ void rounding_deviation(const std::string& kind, std::span<const double> row,
   const double uniform = 1 / std::sqrt(12.0);
   if (kind == "f64" || kind == "f32") {
     std::ranges::fill(deviation, 0.0);
-  } else if (kind == "f16" || kind == "bf16") {
-    const double step = kind == "f16" ? 0x1p-10 : 0x1p-7;
+  } else if (is_short_float(kind)) {
+    const double step = kind == "bf16" ? 0x1p-7 : 0x1p-10;
     for (size_t i = 0; i < row.size(); ++i)
       deviation[i] = std::max(std::fabs(row[i]) * step, kind == "f16" ? 0x1p-24 : 0.0) * uniform;
   } else if (is_fp8(kind)) {

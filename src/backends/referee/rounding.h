@@ -11,14 +11,21 @@ namespace plumb::referee {
 double round_to_f32(double x);
 double round_to_f16(double x);
 double round_to_bf16(double x);
+double round_to_tf32(double x);  // 10 bits of a float's 23, ties away from 0 (PTX cvt.rna.tf32)
+double cut_to_tf32(double x);    // what a tensor core reads of a float that nobody rounded
 double round_to_e4m3(double x);  // OCP FP8, saturating
 double round_to_e5m2(double x);
 
 // Whether `kind` ("f32", "int8/32", …) is known here.
 bool is_known_rounding(const std::string& kind);
 
+// Floats of fewer bits, each value by itself: f16, bf16, tf32, tf32/cut.
+// What rounds to one; null for any other kind.
+double (*short_float(const std::string& kind))(double);
+inline bool is_short_float(const std::string& kind) { return short_float(kind) != nullptr; }
+
 // Rounds a row in place. Block kinds need no whole number of blocks; the last one may be short.
-//   f32, f16, bf16    each value
+//   f32, f16, bf16, tf32, tf32/cut    each value
 //   int8/32           scale = max|x|/127 in float, round half to even: plumb's own, exact to the
 //   bit int8/128, int8/row, int8/tensor: the same for 128 values, for the row, for the whole tensor
 //   int8/32/f16scale  as llama.cpp's Q8_0: the scale is kept as f16, values round half away from 0;
