@@ -24,6 +24,18 @@ struct FittedElement {
   double value = 0;
 };
 
+// Channels that hold the values of others: the source of each, and what such an order is called.
+struct FittedOrder {
+  std::vector<size_t> sources;
+  std::string name;
+};
+
+// An input of a sum that was multiplied by a factor first.
+struct FittedShare {
+  size_t input = 0;
+  std::vector<double> factors;
+};
+
 // What is known about a wrong step before its cause is: it narrows the parameters to try.
 struct FaultContext {
   const Model& model;
@@ -38,6 +50,8 @@ struct FaultContext {
   // Channels that are 0 at every position, the first and how many.
   std::optional<std::pair<size_t, size_t>> zero_channels = {};
   std::optional<FittedElement> fitted_element = {};
+  std::optional<FittedOrder> fitted_order = {};
+  std::vector<FittedShare> fitted_shares = {};
 };
 
 struct FaultVariant {

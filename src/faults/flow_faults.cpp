@@ -41,6 +41,25 @@ Variants residual_twice(const FaultContext& c) {
   return all;
 }
 
+// One part of the sum times a factor: as it was read off the values, or half of what is added.
+Variants residual_scaled(const FaultContext& c) {
+  const Step& right = step_of(c);
+  if (right.op != Op::Add || right.inputs.size() != 2) return {};
+  auto shares = c.fitted_shares;
+  if (shares.empty()) shares = {{1, candidates(c, 1, {0.5})}};
+  Variants all;
+  for (const auto& [input, factors] : shares)
+    for (const double factor : factors) {
+      Step step = right;
+      step.inputs = {right.inputs[1 - input], right.inputs[input]};
+      step.factor = factor;
+      all.push_back(variant(step, "1", number(factor),
+                            fmt::format("{} is multiplied by {} before it is added",
+                                        c.plan.steps[right.inputs[input]].name, number(factor))));
+    }
+  return all;
+}
+
 // The normed values in place of the stream, or the stream of another place.
 Variants residual_source(const FaultContext& c) {
   const Step& right = step_of(c);
@@ -117,6 +136,8 @@ std::vector<Fault> flow_faults() {
        "embedding attn.out_scaled ffn.out_scaled logits", scale_value},
       {"residual.missing", "one part of the sum is not added", "residuals", residual_missing},
       {"residual.twice", "one part of the sum is added to itself", "residuals", residual_twice},
+      {"residual.scaled", "one part of the sum is multiplied (parameter: the factor)", "residuals",
+       residual_scaled},
       {"residual.source", "another value is added", "residuals", residual_source},
       {"projection.source", "other values are projected: not normed, or of another norm",
        "projections", projection_source},

@@ -116,7 +116,16 @@ Variants value_order(const FaultContext& c) {
   const Step& right = step_of(c);
   const size_t width = right.width;
   Variants all;
-  if (!has_rows(right) || width % 2 != 0) return {};
+  if (!has_rows(right)) return {};
+  if (c.fitted_order) {
+    if (c.fitted_order->sources.size() != width) return {};
+    return {
+        variant(rearranged(right, {.channel = [from = c.fitted_order->sources](
+                                                  size_t at) { return std::optional(from[at]); }}),
+                "0 1 2 3", c.fitted_order->name,
+                fmt::format("channels hold the values of others: {}", c.fitted_order->name))};
+  }
+  if (width % 2 != 0) return {};
   for (const size_t block : whole_candidates(c, {width / 2, 1, 8, 16, 32, 64, 128}, 1)) {
     if (width % (2 * block) != 0) continue;
     all.push_back(variant(

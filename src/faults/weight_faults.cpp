@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -244,7 +246,7 @@ Variants weights_heads(const FaultContext& c) {
   if (right.op != Op::MatMul || !of_heads || dim == 0 || right.weight->rows % dim != 0) return {};
   const size_t heads = right.weight->rows / dim;
   if (heads < 2) return {};
-  const auto order = [&](std::function<size_t(size_t)> head, const char* found) {
+  const auto order = [&](std::function<size_t(size_t)> head, const std::string& found) {
     const auto source = [=](size_t row) {
       return std::optional(head(row / dim) * dim + row % dim);
     };
@@ -253,6 +255,17 @@ Variants weights_heads(const FaultContext& c) {
         fmt::format("the heads of {} are in another order ({})", right.weight->name, found));
   };
   Variants all;
+  if (c.fitted_order) {
+    // Whole heads only, each value in its place.
+    const auto& from = c.fitted_order->sources;
+    if (from.size() != right.weight->rows) return {};
+    std::vector<size_t> of_head(heads);
+    for (size_t h = 0; h < heads; ++h) of_head[h] = from[h * dim] / dim;
+    for (size_t row = 0; row < from.size(); ++row)
+      if (from[row] != of_head[row / dim] * dim + row % dim) return {};
+    return {order([of_head](size_t h) { return of_head[h]; },
+                  fmt::format("{}", fmt::join(of_head, ", ")))};
+  }
   const size_t group = c.model.config.heads / std::max<size_t>(c.model.config.kv_heads, 1);
   if (heads > 2 && group > 1 && heads % group == 0 && heads / group > 1)
     all.push_back(order([=](size_t h) { return h % (heads / group) * group + h / (heads / group); },

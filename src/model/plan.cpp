@@ -26,6 +26,7 @@ bool is_plain(const Step& step) {
   const auto& experts = step.experts;
   switch (step.op) {
     case Op::Embedding: return step.token_shift == 0;
+    case Op::Add: return step.factor == 1;
     case Op::RmsNorm:
     case Op::LayerNorm: return !step.epsilon_outside;
     case Op::Rope:

@@ -508,8 +508,11 @@ void bound_element_wise(const Job& job) {
     if (job.step.op == Op::Add) {
       // Three terms in any order: input + attention + feed-forward where the two stand side by
       // side.
-      b += job.in_bound(1, i) +
-           job.u.accumulate * (std::fabs(x) + std::fabs(job.inputs[1].value[i]));
+      const double second = std::fabs(job.step.factor * job.inputs[1].value[i]);
+      b += std::fabs(job.step.factor) * job.in_bound(1, i) +
+           job.u.accumulate * (std::fabs(x) + second);
+      // A product, and a factor that is read off the values.
+      if (job.step.factor != 1) b += (2 * job.u.accumulate + inside_unit(job.arithmetic)) * second;
     } else if (job.step.op == Op::Multiply) {
       b = b * std::fabs(job.inputs[1].value[i]) + std::fabs(x) * job.in_bound(1, i) +
           b * job.in_bound(1, i);

@@ -10,13 +10,15 @@
 #include <optional>
 #include <set>
 
+#include "replay/channel_order.h"
+
 namespace plumb {
 namespace {
 
 // Values count as the same if they lie within this share of the root mean square of their row: far
 // above rounding, far below what two channels have in common by chance in several rows.
 constexpr double kSame = 1e-4;
-constexpr double kMost = 0.9;  // of what must agree for an order to be named
+constexpr double kMost = 0.9;  // of what must agree to be named
 
 // The factor that brings the referee's values closest to the recorded ones.
 double best_ratio(const ReplayedStep& wrong) {
@@ -46,17 +48,6 @@ bool is_constant_vector(const ReplayedStep& wrong) {
     mean += sum * sum / static_cast<double>(rows);
   }
   return mean > 0.99 * all;
-}
-
-std::vector<double> sizes_of_rows(const ReplayedStep& wrong) {
-  std::vector<double> sizes;
-  for (size_t r = 0; r < wrong.check.positions.size(); ++r) {
-    double squares = 0;
-    for (size_t i = 0; i < wrong.width; ++i)
-      squares += std::pow(wrong.referee[r * wrong.width + i], 2);
-    sizes.push_back(std::sqrt(squares / static_cast<double>(wrong.width)));
-  }
-  return sizes;
 }
 
 // "from 5 on", "every 4th from 3 on": which of `count` numbers these are, in ascending order; empty
@@ -118,107 +109,12 @@ std::string describe_channels(const ReplayedStep& wrong, size_t head_dim) {
   return which_of(channels, wrong.width, wrong.width - 1);
 }
 
-// For each channel the one of the referee whose values it has, in all of the first rows; the width
-// itself where there is none.
-std::vector<size_t> source_of_channels(const ReplayedStep& wrong, size_t rows) {
-  const size_t width = wrong.width;
-  const auto sizes = sizes_of_rows(wrong);
-  std::vector<size_t> by_value(width);
-  std::iota(by_value.begin(), by_value.end(), size_t{0});
-  std::ranges::sort(by_value, {}, [&](size_t i) { return wrong.referee[i]; });
-  const auto same = [&](size_t recorded, size_t referee) {
-    for (size_t r = 0; r < rows; ++r)
-      if (!(std::fabs(wrong.recorded[r * width + recorded] - wrong.referee[r * width + referee]) <=
-            kSame * sizes[r]))
-        return false;
-    return true;
-  };
-  std::vector<size_t> sources(width, width);
-  for (size_t i = 0; i < width; ++i) {
-    const double value = wrong.recorded[i];
-    if (!std::isfinite(value)) continue;
-    const double slack = kSame * sizes[0];
-    auto at = std::ranges::lower_bound(by_value, value - slack, {},
-                                       [&](size_t j) { return wrong.referee[j]; });
-    for (; at != by_value.end() && wrong.referee[*at] <= value + slack; ++at)
-      if (same(i, *at)) {
-        sources[i] = *at;
-        break;
-      }
-  }
-  return sources;
-}
-
-// Whether channel i comes from order(i), as far as the sources are known.
-template <typename Order>
-bool is_order(const std::vector<size_t>& sources, Order order) {
-  size_t agree = 0;
-  for (size_t i = 0; i < sources.size(); ++i) agree += sources[i] == order(i) ? 1 : 0;
-  return static_cast<double>(agree) >= kMost * static_cast<double>(sources.size());
-}
-
-// "1 0 2": the group of `size` channels that each is; empty where groups are not whole.
-std::string order_of_groups(const std::vector<size_t>& sources, size_t size) {
-  if (sources.size() % size != 0 || sources.size() < 2 * size) return {};
-  std::vector<size_t> groups;
-  for (size_t first = 0; first < sources.size(); first += size)
-    groups.push_back(sources[first] / size);
-  if (!is_order(sources, [&](size_t i) { return groups[i / size] * size + i % size; })) return {};
-  return fmt::format("{}", fmt::join(groups, " "));
-}
-
-std::string name_order(const std::vector<size_t>& sources, size_t head_dim) {
-  const size_t width = sources.size();
-  if (is_order(sources, [&](size_t i) { return width - 1 - i; })) return "in reverse";
-  for (const size_t i : {size_t{0}, width / 2}) {
-    if (sources[i] == width || sources[i] == i) continue;
-    const size_t shift = (sources[i] + width - i) % width;
-    if (!is_order(sources, [&](size_t at) { return (at + shift) % width; })) continue;
-    return 2 * shift == width ? std::string("the halves of a row exchanged")
-                              : fmt::format("turned by {} channels", shift);
-  }
-  const auto in_group = [&](size_t size, const std::string& of) -> std::string {
-    if (size < 4 || width % size != 0 || size % 2 != 0) return {};
-    const size_t half = size / 2;
-    const auto order = [&](auto inner) {
-      return is_order(sources, [&](size_t i) { return i / size * size + inner(i % size); });
-    };
-    if (order([&](size_t i) { return (i + half) % size; }))
-      return "the halves of " + of + " exchanged";
-    if (order([&](size_t i) { return i / 2 + (i % 2) * half; }))
-      return "the halves of " + of + " in pairs";
-    if (order([&](size_t i) { return i % half * 2 + i / half; }))
-      return "the pairs of " + of + " in halves";
-    if (order([&](size_t i) { return size - 1 - i; })) return of + " in reverse";
-    return {};
-  };
-  if (head_dim > 1 && head_dim < width && width % head_dim == 0) {
-    const size_t heads = width / head_dim;
-    if (is_order(sources, [&](size_t i) { return i % head_dim * heads + i / head_dim; }) ||
-        is_order(sources, [&](size_t i) { return i % heads * head_dim + i / heads; }))
-      return fmt::format("{} heads x {} channels, transposed", heads, head_dim);
-    if (auto name = order_of_groups(sources, head_dim); !name.empty())
-      return "heads in another order: " + name;
-    if (auto name = in_group(head_dim, "each head"); !name.empty()) return name;
-  }
-  if (auto name = in_group(width, "a row"); !name.empty()) return name;
-  for (const size_t block : {256, 128, 64, 32, 16})
-    if (auto name = order_of_groups(sources, block); !name.empty())
-      return fmt::format("blocks of {} in another order: {}", block, name);
-  std::vector<std::string> moved;
-  constexpr size_t kShown = 4;
-  for (size_t i = 0; i < width && moved.size() < kShown; ++i)
-    if (sources[i] != i && sources[i] < width)
-      moved.push_back(fmt::format("{} from {}", i, sources[i]));
-  return fmt::format("another order: channel {}, …", fmt::join(moved, ", "));
-}
-
 // The right values at other channels.
 std::string describe_order(const ReplayedStep& wrong, size_t head_dim) {
   constexpr size_t kRows = 8;
   const size_t rows = std::min(kRows, wrong.check.positions.size());
   if (rows < 2 || wrong.width < 4 || wrong.check.non_finite > 0) return {};
-  const auto sources = source_of_channels(wrong, rows);
+  const auto sources = source_of_channels(wrong, rows, kSame);
   std::set<size_t> used;
   size_t moved = 0;
   for (size_t i = 0; i < sources.size(); ++i) {

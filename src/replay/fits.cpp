@@ -8,6 +8,7 @@
 
 #include "backends/referee/rounding.h"
 #include "quant/dequantize.h"
+#include "replay/channel_order.h"
 
 namespace plumb {
 namespace {
@@ -19,8 +20,9 @@ std::vector<double> typed_for(double x) {
 }
 
 // The row of a step's input at a position; empty if it was not recorded there.
-std::vector<double> input_row(const Replayer& replayer, const Step& step, int32_t position) {
-  const auto* input = replayer.trace().find(replayer.plan().steps[step.inputs[0]].name);
+std::vector<double> input_row(const Replayer& replayer, const Step& step, int32_t position,
+                              size_t index = 0) {
+  const auto* input = replayer.trace().find(replayer.plan().steps[step.inputs[index]].name);
   if (input == nullptr || input->elided) return {};
   const auto at = std::ranges::lower_bound(input->positions, position);
   if (at == input->positions.end() || *at != position) return {};
@@ -149,6 +151,51 @@ std::optional<std::pair<size_t, size_t>> fit_constant_channels(const ReplayedSte
       if (wrong.recorded[at] != wrong.recorded[channel]) return false;
     return is_wrong(wrong, channel);
   });
+}
+
+// What is off is (factor - 1) x of one input.
+std::vector<FittedShare> fit_shares(const Replayer& replayer, const ReplayedStep& wrong) {
+  constexpr double kMostLeft = 0.01;  // of the square of what is off; the replay tells for sure
+  const auto& step = replayer.plan().steps[wrong.check.step];
+  if (step.op != Op::Add || step.inputs.size() != 2) return {};
+  std::vector<FittedShare> shares;
+  for (const size_t input : {size_t{1}, size_t{0}}) {
+    double cross = 0;
+    double own = 0;
+    double all = 0;
+    for (size_t r = 0; r < wrong.check.positions.size(); ++r) {
+      const auto x = input_row(replayer, step, wrong.check.positions[r], input);
+      if (x.size() != wrong.width) return {};
+      for (size_t i = 0; i < x.size(); ++i) {
+        const size_t at = r * wrong.width + i;
+        const double off = wrong.recorded[at] - wrong.referee[at];
+        cross += off * x[i];
+        own += x[i] * x[i];
+        all += off * off;
+      }
+    }
+    if (!(own > 0) || !(cross * cross / own >= (1 - kMostLeft) * all)) continue;
+    const double factor = 1 + cross / own;
+    // What somebody would have typed, then what fits best.
+    shares.push_back({input, {std::round(factor * 1e3) / 1e3, factor}});
+  }
+  return shares;
+}
+
+std::optional<FittedOrder> fit_order(const ReplayedStep& wrong, size_t head_dim) {
+  constexpr double kSame = 0.02;  // a bf16 value of five times the root mean square is so far off
+  constexpr size_t kRows = 8;     // more than enough to tell channels apart
+  constexpr size_t kFewest = 2;   // of one row, values are alike by chance
+  const size_t rows = std::min(kRows, wrong.check.positions.size());
+  if (rows < kFewest || wrong.width < 2 || wrong.check.non_finite > 0) return {};
+  const auto sources = source_of_channels(wrong, rows, kSame);
+  bool moved = false;
+  for (size_t i = 0; i < sources.size(); ++i) {
+    if (sources[i] == sources.size()) return {};
+    moved = moved || sources[i] != i;
+  }
+  if (!moved) return {};
+  return FittedOrder{sources, name_order(sources, head_dim)};
 }
 
 // An element that is d off adds d x_i to its channel at every position: the column i whose values

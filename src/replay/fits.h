@@ -25,6 +25,12 @@ FittedRope fit_rope(const Replayer& replayer, const ReplayedStep& wrong);
 std::optional<std::pair<size_t, size_t>> fit_zero_channels(const ReplayedStep& wrong);
 std::optional<std::pair<size_t, size_t>> fit_constant_channels(const ReplayedStep& wrong);
 
+// Channels that hold right values of others, where all that are wrong do.
+std::optional<FittedOrder> fit_order(const ReplayedStep& wrong, size_t head_dim);
+
+// Factors that one input of a sum was multiplied by. Nothing for other steps.
+std::vector<FittedShare> fit_shares(const Replayer& replayer, const ReplayedStep& wrong);
+
 // The element of the matrix of `product` that is not the file's, if one explains why one channel is
 // wrong. Nothing where the inputs were not recorded.
 std::optional<FittedElement> fit_element(const Replayer& replayer, const ReplayedStep& wrong,

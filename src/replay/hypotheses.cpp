@@ -85,7 +85,31 @@ struct Search {
     }
     // A bias may stand between the product and what was recorded.
     if (step.op == Op::MatMul && try_parts(replaced, context)) return true;
-    return try_pairs(replaced, context);
+    if (replaced == wrong.check.step) context.fitted_shares = fit_shares(replayer, wrong);
+    if (!context.fitted_shares.empty() &&
+        try_fault(fault_named("residual.scaled"), replaced, context))
+      return true;
+    return try_order(replaced, context) || try_pairs(replaced, context);
+  }
+
+  // Right values at other channels; those of a product before a bias is added to them.
+  bool try_order(size_t replaced, FaultContext context) {
+    const size_t recorded = wrong.check.step;
+    const Step& step = replayer.plan().steps[recorded];
+    const bool before_bias =
+        replaced != recorded && step.op == Op::Bias && step.inputs[0] == replaced;
+    if (replaced != recorded && !before_bias) return false;
+    auto values = wrong;
+    if (before_bias) {
+      const auto bias = step.weight->values();
+      for (auto* of : {&values.recorded, &values.referee})
+        for (size_t at = 0; at < of->size(); ++at)
+          (*of)[at] -= static_cast<double>(bias[at % wrong.width]);
+    }
+    context.fitted_order = fit_order(values, replayer.model().config.head_dim);
+    if (!context.fitted_order) return false;
+    return try_fault(fault_named("weights.heads"), replaced, context) ||
+           try_fault(fault_named("value.order"), replaced, context);
   }
 
   // Rows of a product that were not computed, or one element of its matrix.
@@ -101,11 +125,14 @@ struct Search {
   }
 
   bool try_each(size_t replaced, const FaultContext& context) {
-    for (const auto& fault : fault_catalogue()) {
-      if (without.contains(fault.name)) continue;
-      for (const auto& variant : fault.variants(context))
-        if (try_variant(replaced, variant, fault.name)) return true;
-    }
+    return std::ranges::any_of(
+        fault_catalogue(), [&](const Fault& fault) { return try_fault(fault, replaced, context); });
+  }
+
+  bool try_fault(const Fault& fault, size_t replaced, const FaultContext& context) {
+    if (without.contains(fault.name)) return false;
+    for (const auto& variant : fault.variants(context))
+      if (try_variant(replaced, variant, fault.name)) return true;
     return false;
   }
 

@@ -222,6 +222,51 @@ TEST(Faults, ChannelsThatWereNotComputedAreNamed) {
       << first_finding(result).text;
 }
 
+// Any order of channels is read off the values: heads, with a bias behind the product or without,
+// and single ones.
+TEST(Faults, TheOrderOfChannelsIsReadOffTheValues) {
+  const auto with_order = [](const char* model, const std::string& weight,
+                             const std::function<size_t(size_t)>& source) {
+    auto run = zoo_run(model, {});
+    run.edit = [=](Plan& plan) {
+      for (auto& step : plan.steps) {
+        if (step.weight == nullptr || step.weight->name != weight) continue;
+        const auto right = step.weight->values();
+        auto values = right;
+        const size_t n = step.weight->columns;
+        for (size_t row = 0; row < step.weight->rows; ++row)
+          std::copy_n(&right[source(row) * n], n, &values[row * n]);
+        step.weight = faults::weight_of_floats(*step.weight, values);
+      }
+    };
+    return audit_run(run);
+  };
+  for (const char* model : {"llama-yarn", "qwen2-yarn"}) {
+    const size_t dim = zoo_model(model)->config.head_dim;
+    const auto twice = with_order(model, "blk.1.attn_q.weight",
+                                  [&](size_t row) { return row / dim == 1 ? row - dim : row; });
+    EXPECT_EQ(first_finding(twice).reason, "weights.heads") << model << twice.why;
+    EXPECT_TRUE(first_finding(twice).parameters.at("found").starts_with("0, 0, 2"))
+        << first_finding(twice).parameters.at("found");
+  }
+  const auto back = with_order("llama-yarn", "blk.1.ffn_up.weight", [](size_t row) {
+    return row == 0 ? 5 : row == 5 ? 0 : row;
+  });
+  EXPECT_EQ(first_finding(back).reason, "value.order") << back.why;
+  EXPECT_EQ(first_finding(back).step, "layer.1.ffn.up");
+  EXPECT_NE(first_finding(back).text.find("channel 0 from 5, 5 from 0"), std::string::npos)
+      << first_finding(back).text;
+}
+
+TEST(Faults, TheFactorOfAPartOfASumIsReadOffTheValues) {
+  for (const char* factor : {"0.7", "1.03125", "-1"}) {
+    const auto fault = fmt::format("residual.scaled@layer.1.residual:{}", factor);
+    const auto result = audit_run(zoo_run("llama-yarn", {fault}));
+    expect_found(result, "layer.1.residual", "candidate", {"residual.scaled"}, fault);
+    EXPECT_NEAR(std::stod(first_finding(result).parameters.at("found")), std::stod(factor), 1e-5);
+  }
+}
+
 TEST(Faults, TheElementOfAMatrixIsReadOffItsValues) {
   for (const char* change : {"0.125", "-3"}) {
     const auto fault = fmt::format("weights.elements@layer.1.ffn.up:{}", change);

@@ -328,7 +328,7 @@ void element_wise(const Job& job, const std::string& functions) {
   const double* a = job.inputs[0].data;
   const double* b = job.inputs.size() > 1 ? job.inputs[1].data : nullptr;
   for (size_t i = 0; i < count; ++i) {
-    if (job.step.op == Op::Add) job.out[i] = a[i] + b[i];
+    if (job.step.op == Op::Add) job.out[i] = a[i] + job.step.factor * b[i];
     else if (job.step.op == Op::Multiply) job.out[i] = a[i] * b[i];
     else job.out[i] = unary(job.step, table ? round_to_f16(a[i]) : a[i]);
   }
