@@ -16,7 +16,7 @@ demo: build
 
 build: deps
 	@cmake --preset release > $(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }
-	@echo "Building (about three minutes on two processors the first time)…"
+	@echo "Building (three to ten minutes on two processors the first time)…"
 	@cmake --build --preset release --target plumb > $(BUILD).log 2>&1 || { tail -40 $(BUILD).log; exit 1; }
 
 test: deps

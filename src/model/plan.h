@@ -157,9 +157,8 @@ struct Step {
   bool use_gamma = true;         // norms; false is a fault
   bool epsilon_outside = false;  // norms; a fault: x / (root + epsilon)
   int32_t token_shift = 0;       // Embedding; a fault: added to the token's number
-  double factor =
-      1;  // Scale; the cap of SoftCap; Add: of the second input, other than 1 is a fault
-  size_t head_dim = 0;  // Rope
+  double factor = 1;             // Scale; the cap of SoftCap; Add, a fault: of the second input
+  size_t head_dim = 0;           // Rope
   Rope rope = {};
   Attention attention = {};
   Experts experts = {};

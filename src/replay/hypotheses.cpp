@@ -99,17 +99,20 @@ struct Search {
     const bool before_bias =
         replaced != recorded && step.op == Op::Bias && step.inputs[0] == replaced;
     if (replaced != recorded && !before_bias) return false;
-    auto values = wrong;
-    if (before_bias) {
-      const auto bias = step.weight->values();
-      for (auto* of : {&values.recorded, &values.referee})
-        for (size_t at = 0; at < of->size(); ++at)
-          (*of)[at] -= static_cast<double>(bias[at % wrong.width]);
-    }
-    context.fitted_order = fit_order(values, replayer.model().config.head_dim);
+    const size_t head_dim = replayer.model().config.head_dim;
+    context.fitted_order = fit_order(before_bias ? without_bias(step) : wrong, head_dim);
     if (!context.fitted_order) return false;
     return try_fault(fault_named("weights.heads"), replaced, context) ||
            try_fault(fault_named("value.order"), replaced, context);
+  }
+
+  ReplayedStep without_bias(const Step& step) const {
+    auto values = wrong;
+    const auto bias = step.weight->values();
+    for (auto* of : {&values.recorded, &values.referee})
+      for (size_t at = 0; at < of->size(); ++at)
+        (*of)[at] -= static_cast<double>(bias[at % wrong.width]);
+    return values;
   }
 
   // Rows of a product that were not computed, or one element of its matrix.
@@ -351,6 +354,30 @@ std::optional<Explanation> short_accumulator(const Replayer& replayer, const Rep
   return out;
 }
 
+// A trace that declares what the run did not do: plain float gives its values.
+std::optional<Explanation> declared_otherwise(const Replayer& replayer, const ReplayedStep& wrong) {
+  const auto& said = wrong.check.arithmetic;
+  if (!wrong.check.declared || said == Arithmetic{}) return {};
+  StepCheck plain = wrong.check;
+  plain.arithmetic = {};
+  plain.activations_by = "exact";
+  const size_t step = wrong.check.step;
+  const auto replay = replayer.check_as(plain, step, replayer.plan().steps[step], {});
+  if (replay.check.wrong()) return {};
+  const auto words = fmt::format("weights {}, activations {}, accumulate {}, output {}",
+                                 said.weights, said.activations, said.accumulate, said.output);
+  return Explanation{
+      .reason = "arithmetic.declared",
+      .at = wrong.check.name,
+      .parameters = {{"expected", words}, {"found", "f32"}},
+      .text = fmt::format("the trace declares {}; its values are those of plain f32, "
+                          "with the weights as the file has them",
+                          words),
+      .reproduced_to = replay.check.local,
+      .clues = {},
+      .variant = {}};
+}
+
 // Nothing was computed, or nothing was written down.
 bool is_all_zero(const ReplayedStep& wrong) {
   return std::ranges::all_of(wrong.recorded, [](double x) { return x == 0; });
@@ -458,6 +485,7 @@ Explanation explain(const Replayer& replayer, const ReplayedStep& wrong,
     search.first_wrong = first_wrong_of(replayer, wrong, way);
     if (search_all(search)) found = search.best;
   }
+  if (!found) found = declared_otherwise(replayer, wrong);
   if (!found && check.wrong_values > 1) found = short_accumulator(replayer, wrong);
   if (!found) found = few_values(wrong, without);
   if (!found)

@@ -55,14 +55,24 @@ double l2(std::span<const double> values) {
                                          [](double x) { return x * x; }));
 }
 
-}  // namespace
-
-namespace {
 // Who works in a short type throughout has all weights of it; a norm may be computed in that of its
 // input alone, and its result be of the weight's type (torch's autocast).
 std::string made_inside(const Arithmetic& arithmetic) {
   return arithmetic.output == arithmetic.inside ? arithmetic.inside : "f32";
 }
+
+// What the weights of a step of the plan are made before it is computed: of a product, a scaled
+// kind, or a float of fewer bits that is not the file's. Empty: nothing.
+std::string made_weights(const Step& step, const Arithmetic& arithmetic,
+                         const std::string& inside) {
+  const auto& kind = arithmetic.weights;
+  if (!is_product(step.op)) return {};
+  if (is_scaled(kind)) return kind;
+  const bool shorter = inside == "f32" && referee::is_short_float(kind) &&
+                       kind != info(step.weight->dtype).short_name;
+  return shorter ? kind : "";
+}
+
 }  // namespace
 
 // How one evaluation is made, and what it computed on the way. Values are kept: in a segment,
@@ -274,8 +284,10 @@ BoundedValue Replayer::evaluate_plain(size_t index, const Step& as,
                                       const std::vector<int32_t>& positions, Evaluation& how,
                                       size_t target) const {
   const auto arithmetic = arithmetic_for(index, how, target);
+  const auto inside = made_inside(how.attempt.arithmetic);
+  // Weights that a fault is replayed with are as they are: the file's tell what is made of them.
   const auto made =
-      weights_.of(as, made_inside(how.attempt.arithmetic), arithmetic.weights, threads_);
+      weights_.of(as, inside, made_weights(plan_.steps[index], arithmetic, inside), threads_);
   const Step& step = made.step;
   auto inputs = inputs_of(step, positions, how, target);
   const bool inexact = !inputs.empty() && !inputs[0].bound.empty();
@@ -706,10 +718,11 @@ ReplayedStep Replayer::judge(size_t index, const Attempt& attempt, std::vector<i
   check.declared = attempt.declared;
   check.activations_by = attempt.deviation ? "deviation" : "exact";
   check.positions = std::move(positions);
+  const auto inside = made_inside(attempt.arithmetic);
   for (const size_t at : segment_of(index)) {
     check.segment.push_back(plan_.steps[at].name);
-    if (makes_weights(plan_.steps[at], made_inside(attempt.arithmetic), attempt.arithmetic.weights))
-      check.made_weights = attempt.arithmetic.weights;
+    if (const auto made = made_weights(plan_.steps[at], attempt.arithmetic, inside); !made.empty())
+      check.made_weights = made;
   }
   const auto& plain = plan_.steps[index];
   // A variant that reads another step may need a segment of its own; then its bounds are made.
@@ -723,9 +736,8 @@ ReplayedStep Replayer::judge(size_t index, const Attempt& attempt, std::vector<i
   result.referee = value.value;
   result.recorded = read(index, check.positions).value;
   const bool replaced = how.variant && how.variant->first == index;
-  const auto judged =
-      weights_.of(replaced ? how.variant->second : plain, made_inside(attempt.arithmetic),
-                  attempt.arithmetic.weights, threads_);
+  const auto judged = weights_.of(replaced ? how.variant->second : plain, inside,
+                                  made_weights(plain, attempt.arithmetic, inside), threads_);
   std::optional<BoundedValue> input;
   if (lazy) input = read(plain.inputs[0], check.positions);
   judge_values(result, judged, value, input ? &*input : nullptr, attempt);
@@ -750,8 +762,8 @@ void Replayer::refuse_wide_bounds(const BoundedValue& value, StepCheck& check) c
   }
 }
 
-// Weights in 8 bits move a result by a few hundredths of its size, or by a tenth: for a step that
-// is far from its values no such weights need be made.
+// Weights in 8 bits move a result by a few hundredths of its size, or by a tenth, shorter floats by
+// less: for a step that is far from its values no such weights need be made.
 bool Replayer::is_hopeless(const ReplayedStep& tightest, const Arithmetic& arithmetic) const {
   constexpr double kFar = 0.5;
   const bool made =

@@ -66,15 +66,8 @@ RoundedWeights::Made RoundedWeights::make(const WeightPtr& weight, const std::st
   return made_[{weight, kind}] = made;
 }
 
-bool makes_weights(const Step& step, const std::string& inside, const std::string& weights) {
-  if (!is_product(step.op)) return false;
-  if (is_scaled(weights)) return true;
-  return inside == "f32" && referee::is_short_float(weights) &&
-         weights != info(step.weight->dtype).short_name;
-}
-
-RoundedStep RoundedWeights::of(const Step& step, const std::string& inside,
-                               const std::string& weights, Threads& threads) {
+RoundedStep RoundedWeights::of(const Step& step, const std::string& inside, const std::string& made,
+                               Threads& threads) {
   RoundedStep out{step, {}};
   if (inside != "f32") {
     const bool less_one = is_norm(step.op) && architecture_.starts_with("gemma");
@@ -82,10 +75,10 @@ RoundedStep RoundedWeights::of(const Step& step, const std::string& inside,
       if (*weight && !is_quantized((*weight)->dtype))
         *weight = make(*weight, inside, less_one, threads).weight;
   }
-  if (makes_weights(step, inside, weights)) {
-    const auto made = make(out.step.weight, weights, false, threads);
-    out.step.weight = made.weight;
-    out.undecided = made.undecided;
+  if (!made.empty() && is_product(step.op)) {
+    const auto rounded = make(out.step.weight, made, false, threads);
+    out.step.weight = rounded.weight;
+    out.undecided = rounded.undecided;
   }
   return out;
 }

@@ -25,17 +25,13 @@ struct RoundedStep {
                        std::vector<double>& bounds) const;
 };
 
-// Whether the weights of a step are made `weights` before it is computed: of a product, to a scaled
-// kind, or to a float of fewer bits that is not the file's. (With `inside`, that is their type.)
-bool makes_weights(const Step& step, const std::string& inside, const std::string& weights);
-
 class RoundedWeights {
  public:
   explicit RoundedWeights(std::string architecture) : architecture_(std::move(architecture)) {}
 
   // `inside` (f16, bf16) is what an engine works in throughout: all its weights but those of block
-  // types. `weights` is what those of products are made, of all types: see makes_weights.
-  RoundedStep of(const Step& step, const std::string& inside, const std::string& weights,
+  // types. `made` is what those of a product are made, of all types; empty: nothing.
+  RoundedStep of(const Step& step, const std::string& inside, const std::string& made,
                  Threads& threads);
 
  private:

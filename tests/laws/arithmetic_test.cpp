@@ -300,15 +300,46 @@ TEST(Arithmetic, ProductsOfShortFloatsAreNamed) {
   EXPECT_EQ(audit_side(run_short(model, {6, 6})).verdict, Verdict::Different);
 }
 
+// A run of another model, judged as one of this.
+Comparison audit_as(const std::shared_ptr<const Model>& model, Side side) {
+  side.model = model;
+  side.plan = make_plan(*model);
+  return audit_side(side);
+}
+
+TEST(Arithmetic, DeclaredWeightsOfAShorterFloat) {
+  const auto model = zoo_model("llama3-scaling");
+  auto side = run_short(model, {7, 23});
+  // The last product of such an engine stays as it is; what says otherwise is found out.
+  side.trace.provenance.arithmetic = {{"*", {.weights = "bf16"}}};
+  const auto lie = audit_side(side);
+  EXPECT_EQ(wrong_steps(lie), std::vector<std::string>{"logits"});
+  EXPECT_EQ(first_finding(lie).reason, "arithmetic.declared") << first_finding(lie).text;
+  side.trace.provenance.arithmetic.push_back({"logits", {}});
+  const auto right = audit_side(side);
+  EXPECT_EQ(right.verdict, Verdict::Explained) << right.why;
+  EXPECT_EQ(first_finding(right).reason, "arithmetic.weights_bf16");
+  side.trace.provenance.arithmetic[0].second.weights = "f32";
+  EXPECT_EQ(audit_side(side).verdict, Verdict::Different);
+}
+
+// The file's weights are halves; what a fault makes of one is not rounded to them.
+TEST(Arithmetic, AnElementOfAModelOfHalvesThatIsNoHalf) {
+  const auto model =
+      in_half_precision(zoo_model("llama3-scaling"), [](const Weight&) { return true; });
+  const auto other = with_weight(model, "blk.1.ffn_up.weight",
+                                 [](auto& v, const Weight&) { v[70] += 0.0512345F; });
+  const auto result = audit_as(model, run_short(other, {23, 23}));
+  EXPECT_EQ(wrong_steps(result), std::vector<std::string>{"layer.1.ffn.up"});
+  EXPECT_EQ(first_finding(result).reason, "weights.elements") << first_finding(result).text;
+}
+
 TEST(Arithmetic, AFaultAmongShortProductsIsFound) {
   const auto model = zoo_model("llama3-scaling");
   const auto other =
       with_weight(model, "blk.1.ffn_up.weight", [](auto& v, const Weight&) { v[70] += 0.05F; });
   for (const ShortProducts& engine : {ShortProducts{10, 10, true}, ShortProducts{7, 7}}) {
-    auto side = run_short(other, engine);
-    side.model = model;
-    side.plan = make_plan(*model);
-    const auto result = audit_side(side);
+    const auto result = audit_as(model, run_short(other, engine));
     EXPECT_EQ(result.verdict, Verdict::Different);
     EXPECT_EQ(wrong_steps(result), std::vector<std::string>{"layer.1.ffn.up"});
     EXPECT_EQ(first_finding(result).reason, "weights.elements") << first_finding(result).text;
@@ -326,10 +357,7 @@ TEST(Arithmetic, AFaultAmongEightBitStepsIsFound) {
       for (size_t c = 0; c < w.columns; ++c) turned[c * w.rows + r] = v[r * w.columns + c];
     v = turned;
   });
-  auto side = run_coarse(other, engine);
-  side.model = model;
-  side.plan = make_plan(*model);
-  const auto result = audit_side(side);
+  const auto result = audit_as(model, run_coarse(other, engine));
   EXPECT_EQ(result.verdict, Verdict::Different);
   EXPECT_EQ(wrong_steps(result), std::vector<std::string>{"layer.1.attn.q"});
   EXPECT_EQ(first_finding(result).reason, "weights.transposed");

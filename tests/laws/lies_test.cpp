@@ -13,7 +13,6 @@
 #include <cmath>
 #include <numeric>
 
-#include "core/half.h"
 #include "names/map_names.h"
 #include "report/report.h"
 #include "tests/laws/test_support.h"
@@ -737,27 +736,6 @@ TEST(Lies, PathTakenForTheModel) {
   auto moved = side_of("candidate", {});
   moved.trace.provenance.model["name"] = "/elsewhere/other.gguf";
   EXPECT_EQ(compare_sides(side_of("baseline", {}), moved).verdict, Verdict::Same);
-}
-
-// Matrices as half precision, as a converter makes them.
-std::shared_ptr<const Model> in_half_precision(const std::shared_ptr<const Model>& model,
-                                               const std::function<bool(const Weight&)>& which) {
-  auto out = std::make_shared<Model>(*model);
-  out->sha256 = std::string(64, 'b');
-  for (auto& [name, weight] : out->weights) {
-    if (weight->rows == 1 || !which(*weight)) continue;
-    const auto values = weight->values();
-    auto half = std::make_shared<Weight>(*weight);
-    half->dtype = DType::F16;
-    half->storage.resize(values.size() * 2);
-    for (size_t i = 0; i < values.size(); ++i) {
-      const uint16_t bits = f32_to_f16(values[i]);
-      std::memcpy(half->storage.data() + 2 * i, &bits, 2);
-    }
-    half->bytes = half->storage;
-    weight = std::move(half);
-  }
-  return out;
 }
 
 std::set<std::pair<std::string, std::string>> kinds_of(const Comparison& result) {

@@ -14,6 +14,7 @@
 #include "backends/referee/evaluate.h"
 #include "backends/referee/referee_backend.h"
 #include "backends/referee/rounding.h"
+#include "core/half.h"
 #include "faults/catalogue.h"
 #include "parity/parity.h"
 #include "record/record.h"
@@ -193,6 +194,27 @@ inline std::shared_ptr<const Model> zoo_model(const std::string& name) {
   auto loaded = load_model(zoo_path(name));
   EXPECT_TRUE(loaded) << loaded.error().message;
   return std::make_shared<const Model>(std::move(*loaded));
+}
+
+// Matrices as half precision, as a converter makes them.
+inline std::shared_ptr<const Model> in_half_precision(
+    const std::shared_ptr<const Model>& model, const std::function<bool(const Weight&)>& which) {
+  auto out = std::make_shared<Model>(*model);
+  out->sha256 = std::string(64, 'b');
+  for (auto& [name, weight] : out->weights) {
+    if (weight->rows == 1 || !which(*weight)) continue;
+    const auto values = weight->values();
+    auto half = std::make_shared<Weight>(*weight);
+    half->dtype = DType::F16;
+    half->storage.resize(values.size() * 2);
+    for (size_t i = 0; i < values.size(); ++i) {
+      const uint16_t bits = f32_to_f16(values[i]);
+      std::memcpy(half->storage.data() + 2 * i, &bits, 2);
+    }
+    half->bytes = half->storage;
+    weight = std::move(half);
+  }
+  return out;
 }
 
 // The model with one weight changed, kept as floats.

@@ -85,6 +85,13 @@ double round_to_small_float(double x, int bits, int least, float largest) {
   return std::clamp(std::nearbyint(x / step) * step, -limit, limit);
 }
 
+// The bits behind the tenth are cut off a float, once `add` was added to them.
+double float_of_ten_bits(double x, uint32_t add) {
+  const auto bits = std::bit_cast<uint32_t>(static_cast<float>(x));
+  const bool finite = (bits & 0x7F800000U) != 0x7F800000U;
+  return finite ? static_cast<double>(std::bit_cast<float>((bits + add) & ~0x1FFFU)) : x;
+}
+
 void round_block_q8_k(std::span<double> block) {
   float signed_max = 0;
   for (const double x : block)
@@ -110,16 +117,8 @@ double round_to_bf16(double x) {
   return static_cast<double>(bf16_to_f32(f32_to_bf16(static_cast<float>(x))));
 }
 
-double round_to_tf32(double x) {
-  const auto bits = std::bit_cast<uint32_t>(static_cast<float>(x));
-  const bool finite = (bits & 0x7F800000U) != 0x7F800000U;
-  return finite ? static_cast<double>(std::bit_cast<float>((bits + 0x1000U) & ~0x1FFFU)) : x;
-}
-double cut_to_tf32(double x) {
-  const auto bits = std::bit_cast<uint32_t>(static_cast<float>(x));
-  const bool finite = (bits & 0x7F800000U) != 0x7F800000U;
-  return finite ? static_cast<double>(std::bit_cast<float>(bits & ~0x1FFFU)) : x;
-}
+double round_to_tf32(double x) { return float_of_ten_bits(x, 0x1000U); }
+double cut_to_tf32(double x) { return float_of_ten_bits(x, 0); }
 
 double (*short_float(const std::string& kind))(double) {
   if (kind == "f16") return round_to_f16;
